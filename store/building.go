@@ -1,0 +1,79 @@
+package store
+
+import (
+	"context"
+
+	"github.com/strata-nix/strata/derivation"
+	"github.com/strata-nix/strata/storepath"
+)
+
+// Missing is what would have to be done to have some derived paths.
+type Missing struct {
+	WillBuild      []storepath.Path // derivations
+	WillSubstitute []storepath.Path
+	Unknown        []storepath.Path // neither valid nor to be had
+	DownloadSize   uint64           // bytes
+	NarSize        uint64           // bytes after unpacking
+}
+
+// Planner tells what is missing, without doing anything about it.
+type Planner interface {
+	QueryMissing(ctx context.Context, targets []derivation.DerivedPath) (*Missing, error)
+}
+
+// Ensurer makes a path valid by the means that the store has.
+type Ensurer interface {
+	EnsurePath(ctx context.Context, p storepath.Path) error
+}
+
+// BuildMode says what a build does with outputs that are there.
+type BuildMode uint8
+
+// The modes, in the numbers of the worker protocol.
+const (
+	BuildNormal BuildMode = 0
+	BuildRepair BuildMode = 1
+	BuildCheck  BuildMode = 2
+)
+
+// BuildResult is the outcome for one derived path.
+type BuildResult struct {
+	Path   derivation.DerivedPath
+	Status BuildStatus
+	// Message is the error, if Status is one.
+	Message          string
+	TimesBuilt       uint64
+	NonDeterministic bool
+	Start, Stop      int64 // seconds since 1970
+	// Outputs by name.
+	Outputs map[string]*Realisation
+}
+
+// BuildStatus is the outcome of a build, in the numbers of the worker protocol.
+type BuildStatus uint8
+
+// The outcomes.
+const (
+	Built                  BuildStatus = 0
+	Substituted            BuildStatus = 1
+	AlreadyValid           BuildStatus = 2
+	PermanentFailure       BuildStatus = 3
+	InputRejected          BuildStatus = 4
+	OutputRejected         BuildStatus = 5
+	TransientFailure       BuildStatus = 6
+	CachedFailure          BuildStatus = 7
+	TimedOut               BuildStatus = 8
+	MiscFailure            BuildStatus = 9
+	DependencyFailed       BuildStatus = 10
+	LogLimitExceeded       BuildStatus = 11
+	NotDeterministic       BuildStatus = 12
+	ResolvesToAlreadyValid BuildStatus = 13
+	NoSubstituters         BuildStatus = 14
+)
+
+// Builder realises derived paths.
+type Builder interface {
+	// BuildPaths gives a result for each target, in their order. The error is for
+	// what concerns no single target.
+	BuildPaths(ctx context.Context, targets []derivation.DerivedPath, mode BuildMode) ([]*BuildResult, error)
+}

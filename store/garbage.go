@@ -1,0 +1,94 @@
+package store
+
+import (
+	"context"
+	"io"
+
+	"github.com/strata-nix/strata/storepath"
+)
+
+// TempRoots keeps paths alive for somebody: a connection, a command.
+type TempRoots interface {
+	// Add keeps paths from being collected until Close. It returns when a garbage
+	// collection that runs meanwhile knows of them.
+	Add(ctx context.Context, paths []storepath.Path) error
+	io.Closer
+}
+
+// TempRooter gives out TempRoots.
+type TempRooter interface {
+	// NewTempRoots costs nothing until something is added. The caller closes it.
+	NewTempRoots() TempRoots
+}
+
+// RootKeeper makes lasting roots.
+type RootKeeper interface {
+	// AddIndirectRoot notes that the symlink at the absolute path link is a root.
+	AddIndirectRoot(ctx context.Context, link string) error
+	// AddPermRoot makes link a symlink to p and a root, and gives its final path.
+	AddPermRoot(ctx context.Context, p storepath.Path, link string) (string, error)
+}
+
+// Roots maps each root to what keeps it: paths of symlinks, "{temp:<pid>}", …
+type Roots map[storepath.Path][]string
+
+// GCAction is what a garbage collection is to do, in the numbers of the worker
+// protocol.
+type GCAction uint8
+
+// The actions.
+const (
+	ReturnLive     GCAction = 0
+	ReturnDead     GCAction = 1
+	DeleteDead     GCAction = 2
+	DeleteSpecific GCAction = 3
+)
+
+// GCOptions say what a garbage collection is to do.
+type GCOptions struct {
+	Action GCAction
+	// Paths to delete, with DeleteSpecific: all of them or an error, except that
+	// those which are not in the store are passed over.
+	Paths []storepath.Path
+	// IgnoreLiveness deletes what is alive; what others refer to stays.
+	IgnoreLiveness bool
+	// MaxFreed stops the deletion once so many bytes are freed.
+	MaxFreed uint64
+}
+
+// GCResult is what a garbage collection did.
+type GCResult struct {
+	// Paths that are alive, dead, or deleted, by the action; absolute paths, as
+	// there are garbage files that are no store paths.
+	Paths []string
+	// BytesFreed left the disk.
+	BytesFreed uint64
+}
+
+// Collector finds roots and deletes what they do not reach.
+type Collector interface {
+	// FindRoots gives all roots. With censor it hides which processes and links of
+	// other users they come from.
+	FindRoots(ctx context.Context, censor bool) (Roots, error)
+	// CollectGarbage may run together with anything else; two of them wait for each
+	// other. After an error it has deleted some of what it would have.
+	CollectGarbage(ctx context.Context, o GCOptions) (*GCResult, error)
+}
+
+// VerifyOptions say how closely a store is looked at.
+type VerifyOptions struct {
+	CheckContents bool // hash everything
+	Repair        bool // and mend what can be mended
+}
+
+// Verifier looks for damage.
+type Verifier interface {
+	// Verify tells what it finds as warnings and errors of the activity log, and
+	// whether anything is (still) wrong at the end.
+	Verify(ctx context.Context, o VerifyOptions) (damaged bool, err error)
+}
+
+// Optimiser saves space without changing what anybody reads.
+type Optimiser interface {
+	Optimise(ctx context.Context) error
+}
