@@ -3,6 +3,7 @@ package store
 import (
 	"context"
 	"io"
+	"math"
 
 	"github.com/strata-nix/strata/storepath"
 )
@@ -44,6 +45,9 @@ const (
 	DeleteSpecific GCAction = 3
 )
 
+// NoLimit is the MaxFreed of a collection that goes on to the end.
+const NoLimit = math.MaxUint64
+
 // GCOptions say what a garbage collection is to do.
 type GCOptions struct {
 	Action GCAction
@@ -52,7 +56,8 @@ type GCOptions struct {
 	Paths []storepath.Path
 	// IgnoreLiveness deletes what is alive; what others refer to stays.
 	IgnoreLiveness bool
-	// MaxFreed stops the deletion once so many bytes are freed.
+	// MaxFreed stops the deletion of what is dead once more than so many bytes are
+	// freed; NoLimit does not. With 0 nothing is looked at or deleted, as in Nix.
 	MaxFreed uint64
 }
 
