@@ -2,6 +2,7 @@ package store
 
 import (
 	"context"
+	"time"
 
 	"github.com/strata-nix/strata/derivation"
 	"github.com/strata-nix/strata/storepath"
@@ -45,6 +46,8 @@ type BuildResult struct {
 	TimesBuilt       uint64
 	NonDeterministic bool
 	Start, Stop      int64 // seconds since 1970
+	// CPUUser and CPUSystem are what the build used; 0: not known.
+	CPUUser, CPUSystem time.Duration
 	// Outputs by name.
 	Outputs map[string]*Realisation
 }
@@ -70,6 +73,11 @@ const (
 	ResolvesToAlreadyValid BuildStatus = 13
 	NoSubstituters         BuildStatus = 14
 )
+
+// OK tells that what was wanted is there.
+func (s BuildStatus) OK() bool {
+	return s == Built || s == Substituted || s == AlreadyValid || s == ResolvesToAlreadyValid
+}
 
 // Builder realises derived paths.
 type Builder interface {

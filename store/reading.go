@@ -53,6 +53,27 @@ type RealisationQuerier interface {
 	Realisations(ctx context.Context, ids []DrvOutput) ([]*Realisation, error)
 }
 
+// Substitutable is what a store knows about a path that it could get from
+// elsewhere.
+type Substitutable struct {
+	Path         storepath.Path
+	Deriver      storepath.Path   // zero: unknown
+	References   []storepath.Path // sorted, no doubles
+	DownloadSize uint64           // bytes; 0: unknown
+	NarSize      uint64           // bytes; 0: unknown
+}
+
+// SubstituterQuerier knows what could be had from elsewhere. Paths that are valid
+// here are none of that.
+type SubstituterQuerier interface {
+	// SubstitutablePaths gives those of paths that could be had.
+	SubstitutablePaths(ctx context.Context, paths []storepath.Path) ([]storepath.Path, error)
+	// Substitutables gives one answer for each of paths, nil where there is none.
+	// cas has the content address of each path, zero where the asker knows none: a
+	// path with one may be had from a store with another directory.
+	Substitutables(ctx context.Context, paths []storepath.Path, cas []storepath.ContentAddress) ([]*Substitutable, error)
+}
+
 // LogQuerier has build logs.
 type LogQuerier interface {
 	// BuildLog opens the log of the build of a derivation; the caller closes it.

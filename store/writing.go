@@ -38,6 +38,13 @@ type ObjectSource interface {
 	Next() (*PathInfo, io.Reader, error)
 }
 
+// SizedSource is an ObjectSource that knows how many objects are still to come.
+// Some receivers want to be told before the first.
+type SizedSource interface {
+	ObjectSource
+	Len() int
+}
+
 // MultiAdder takes many objects at once.
 type MultiAdder interface {
 	// AddMultiple adds all objects of src. References come before their referrers.

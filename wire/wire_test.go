@@ -16,7 +16,7 @@ func TestRoundTrip(t *testing.T) {
 	w.Uint64(1<<63 + 5)
 	w.Bool(true)
 	w.Text("")
-	w.Text("12345678")
+	w.Joined("123", "", "45678")
 	w.Bytes([]byte("123456789"))
 	w.Text(long)
 	w.Strings([]string{"a", "", "b"})

@@ -29,6 +29,9 @@ func (w *Writer) Flush() error {
 	return w.err
 }
 
+// Buffered tells how many bytes Flush would send.
+func (w *Writer) Buffered() int { return w.w.Buffered() }
+
 // Write makes the Writer an io.Writer, for streams inside of a message.
 func (w *Writer) Write(p []byte) (int, error) {
 	if w.err != nil {
@@ -61,6 +64,21 @@ func (w *Writer) Text(s string) {
 		_, w.err = w.w.WriteString(s)
 	}
 	w.pad(len(s))
+}
+
+// Joined writes one string, given in parts, with its padding.
+func (w *Writer) Joined(parts ...string) {
+	n := 0
+	for _, s := range parts {
+		n += len(s)
+	}
+	w.Uint64(uint64(n))
+	for _, s := range parts {
+		if w.err == nil {
+			_, w.err = w.w.WriteString(s)
+		}
+	}
+	w.pad(n)
 }
 
 // Bytes writes a string with its padding.
