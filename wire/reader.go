@@ -118,16 +118,52 @@ func (r *Reader) Int(limit uint64) uint64 {
 func (r *Reader) Bool() bool { return r.Uint64() != 0 }
 
 // Text reads a string of at most MaxString bytes.
-func (r *Reader) Text() string { return string(r.Bytes(MaxString)) }
+func (r *Reader) Text() string { return r.TextMax(MaxString) }
+
+// TextMax reads a string of at most limit bytes.
+func (r *Reader) TextMax(limit uint64) string {
+	n := r.length(limit)
+	if n > 4096 {
+		return string(r.body(n))
+	}
+	// What is short is taken straight from the buffer.
+	padded := int((n + 7) &^ 7)
+	if r.err != nil || padded == 0 {
+		return ""
+	}
+	b, err := r.r.Peek(padded)
+	if err != nil {
+		r.Fail(unexpected(err))
+		return ""
+	}
+	s := string(b[:n])
+	_, _ = r.r.Discard(padded) // they are there
+	r.off += int64(padded)
+	r.checkPad(b[n:])
+	if r.err != nil {
+		return ""
+	}
+	return s
+}
 
 // Bytes reads a string of at most limit bytes.
 func (r *Reader) Bytes(limit uint64) []byte {
+	return r.body(r.length(limit))
+}
+
+// length reads what stands before the bytes of a string.
+func (r *Reader) length(limit uint64) uint64 {
 	n := r.Uint64()
-	if r.err != nil {
-		return nil
-	}
 	if n > limit {
 		r.failf("string of %d bytes where at most %d are allowed", n, limit)
+		return 0
+	}
+	return n
+}
+
+// body reads the n bytes of a string, and its padding.
+func (r *Reader) body(n uint64) []byte {
+	if r.err != nil {
 		return nil
 	}
 	b := r.chunked(int(n))
@@ -158,9 +194,12 @@ func (r *Reader) chunked(n int) []byte {
 // pad reads the zeros after a string of n bytes.
 func (r *Reader) pad(n uint64) {
 	p := r.tmp[:-n&7]
-	if len(p) == 0 || !r.full(p, false) {
-		return
+	if len(p) > 0 && r.full(p, false) {
+		r.checkPad(p)
 	}
+}
+
+func (r *Reader) checkPad(p []byte) {
 	for _, c := range p {
 		if c != 0 {
 			r.failf("padding that is not zero")
