@@ -3,7 +3,6 @@ package nar
 import (
 	"bytes"
 	"encoding/binary"
-	"errors"
 	"fmt"
 	"io"
 	"math"
@@ -428,10 +427,10 @@ func (r *Reader) cut(err error) error {
 // fail makes an error of the source stick. Errors of a destination do not
 // stick: the archive is as good as it was.
 func (r *Reader) fail(err error) error {
-	var we *writeError
 	if err == nil {
 		return nil
-	} else if errors.As(err, &we) {
+	}
+	if we, ok := err.(*writeError); ok {
 		return we.err
 	}
 	r.err = r.cut(err)

@@ -1,0 +1,137 @@
+package nar
+
+import (
+	"context"
+	"errors"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/strata-nix/strata/internal/testenv"
+)
+
+func TestRemoveTreeOfReadOnlyDirectories(t *testing.T) {
+	if !testenv.Unprivileged(t) {
+		return
+	}
+	dir := t.TempDir()
+	root := filepath.Join(dir, "tree")
+	if _, err := Restore(ctx, strings.NewReader(sampleArchive), root, RestoreOptions{}); err != nil {
+		t.Fatal(err)
+	}
+	os.Chmod(root, 0o755)
+	os.MkdirAll(root+"/locked/in", 0o755)
+	os.WriteFile(root+"/locked/in/f", nil, 0o644)
+	os.Chmod(root+"/locked/in", 0o400) // may be listed, but not searched
+	os.Chmod(root+"/locked", 0)
+	os.Chmod(root, 0o555)
+	if freed, err := RemoveTree(ctx, root); err != nil || freed <= 0 {
+		t.Errorf("%d, %v", freed, err)
+	}
+	if _, err := os.Lstat(root); !errors.Is(err, fs.ErrNotExist) {
+		t.Error("still there")
+	}
+}
+
+func TestRemoveTreeLeavesParentModeAlone(t *testing.T) {
+	if !testenv.Unprivileged(t) {
+		return
+	}
+	dir := t.TempDir()
+	os.Mkdir(dir+"/x", 0o755)
+	os.Chmod(dir, 0o555)
+	defer os.Chmod(dir, 0o755)
+	if _, err := RemoveTree(ctx, dir+"/x"); !errors.Is(err, fs.ErrPermission) || !strings.Contains(err.Error(), dir+"/x") {
+		t.Error(err)
+	}
+	if info, _ := os.Stat(dir); info.Mode().Perm() != 0o555 {
+		t.Errorf("parent has mode %v", info.Mode())
+	}
+}
+
+func TestRemoveTreeFollowsNoSymlink(t *testing.T) {
+	dir := t.TempDir()
+	os.MkdirAll(dir+"/victim/d", 0o555)
+	os.WriteFile(dir+"/victim/f", nil, 0o444)
+	os.MkdirAll(dir+"/tree/sub", 0o755)
+	os.Symlink("../victim", dir+"/tree/link")
+	os.Symlink(dir+"/victim", dir+"/tree/sub/abs")
+	os.Symlink("victim", dir+"/link")
+	before := describeTree(t, dir+"/victim")
+	for _, path := range []string{dir + "/tree", dir + "/link", dir + "/absent", dir + "/absent/too"} {
+		if _, err := RemoveTree(ctx, path); err != nil {
+			t.Errorf("%s: %v", path, err)
+		}
+		if _, err := os.Lstat(path); !errors.Is(err, fs.ErrNotExist) {
+			t.Errorf("%s is still there", path)
+		}
+	}
+	if strings.Join(before, "\n") != strings.Join(describeTree(t, dir+"/victim"), "\n") {
+		t.Error("the symlinks' target changed")
+	}
+}
+
+func TestRemoveTreeOfAnyDepth(t *testing.T) {
+	dir := t.TempDir()
+	root := dir + "/tree"
+	os.Mkdir(root, 0o755)
+	// Longer than PATH_MAX, so made from inside. A hostile build can do this.
+	fd, err := openat(unix.AT_FDCWD, root, unix.O_DIRECTORY, 0)
+	for i := 0; i < 1000 && err == nil; i++ {
+		unix.Mkdirat(fd, "deep-directory", 0o755)
+		unix.Mkdirat(fd, "side", 0o555)
+		var next int
+		next, err = openat(fd, "deep-directory", unix.O_DIRECTORY, 0)
+		unix.Close(fd)
+		fd = next
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	unix.Close(fd)
+	os.Mkdir(root+"/.strata-moved-1", 0o755) // in the way of a name of ours
+	before := len(must(os.ReadDir("/proc/self/fd")))
+	if _, err := RemoveTree(ctx, root); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := os.Lstat(root); !errors.Is(err, fs.ErrNotExist) {
+		t.Error("still there")
+	}
+	if after := len(must(os.ReadDir("/proc/self/fd"))); after != before {
+		t.Errorf("%d descriptors before, %d after", before, after)
+	}
+}
+
+func TestRemoveTreeCountsBlocksOfLastLinks(t *testing.T) {
+	dir := t.TempDir()
+	os.Mkdir(dir+"/tree", 0o755)
+	os.WriteFile(dir+"/tree/own", make([]byte, 1<<20), 0o644)
+	os.WriteFile(dir+"/tree/shared", make([]byte, 1<<20), 0o644)
+	os.Truncate(dir+"/tree/own", 1<<40) // a hole takes no blocks
+	os.Link(dir+"/tree/shared", dir+"/kept")
+	var tree, own unix.Stat_t
+	unix.Stat(dir+"/tree", &tree)
+	unix.Stat(dir+"/tree/own", &own)
+	freed, err := RemoveTree(ctx, dir+"/tree")
+	if want := (tree.Blocks + own.Blocks) * 512; err != nil || freed != want {
+		t.Errorf("freed %d, want %d (%v)", freed, want, err)
+	}
+}
+
+func TestRemoveTreeStopsWhenCancelled(t *testing.T) {
+	dir := t.TempDir()
+	os.Mkdir(dir+"/tree", 0o755)
+	ctx, cancel := context.WithCancelCause(ctx)
+	why := errors.New("why")
+	cancel(why)
+	if _, err := RemoveTree(ctx, dir+"/tree"); err != why {
+		t.Error(err)
+	}
+	if _, err := os.Lstat(dir + "/tree"); err != nil {
+		t.Error(err)
+	}
+}
