@@ -9,9 +9,11 @@ import (
 	"github.com/strata-nix/strata/storepath"
 )
 
-// maxDerivedDepth bounds how deep dynamic derivations may be named in one
-// derived path; nobody nests more than a few.
-const maxDerivedDepth = 32
+// Limits on one derived path; nobody comes near.
+const (
+	maxDerivedDepth = 32
+	maxDerivedNames = 1 << 16
+)
 
 // ErrDerivedPath is the cause of every error about a text that is not a derived
 // path.
@@ -25,7 +27,7 @@ type DerivedPath struct {
 	// Through is the chain of single outputs from Path to the derivation whose
 	// Outputs are wanted; empty unless derivations are dynamic.
 	Through []string
-	// Outputs wanted, sorted; nil for the object itself. All of them is
+	// Outputs wanted, sorted, no doubles; nil for the object itself. All of them is
 	// []string{"*"}.
 	Outputs []string
 }
@@ -33,55 +35,97 @@ type DerivedPath struct {
 // AllOutputs stands for every output of a derivation.
 const AllOutputs = "*"
 
+// The signs between a derivation and its outputs.
+const (
+	wireSeparator = "!" // in the worker protocol
+	userSeparator = "^" // on the command line and in messages
+)
+
 // IsOpaque tells that the object itself is wanted, not what it builds.
 func (d DerivedPath) IsOpaque() bool { return d.Outputs == nil }
+
+// WantsAll tells that every output of a derivation is wanted.
+func (d DerivedPath) WantsAll() bool { return len(d.Outputs) == 1 && d.Outputs[0] == AllOutputs }
 
 // ParseDerivedPath reads the spelling of the worker protocol: a store path, or
 // "<drv>!out,dev", "<drv>!*", and for dynamic derivations "<drv>!out!out".
 func ParseDerivedPath(dir storepath.Dir, text string) (DerivedPath, error) {
-	parts := strings.Split(text, "!")
-	if len(parts) > maxDerivedDepth {
-		return DerivedPath{}, fmt.Errorf("%w: '%.300s…' names more than %d derivations", ErrDerivedPath, text, maxDerivedDepth)
-	}
-	p, err := dir.Parse(parts[0])
+	return parseDerived(dir, text, wireSeparator)
+}
+
+// ParseDerivedPathArg reads the spelling of the command line: the same with "^"
+// in place of "!".
+func ParseDerivedPathArg(dir storepath.Dir, text string) (DerivedPath, error) {
+	return parseDerived(dir, text, userSeparator)
+}
+
+func parseDerived(dir storepath.Dir, text, sep string) (DerivedPath, error) {
+	base, rest, derived := strings.Cut(text, sep)
+	p, err := dir.Parse(base)
 	if err != nil {
-		return DerivedPath{}, err
+		return DerivedPath{}, fmt.Errorf("%w: %w", ErrDerivedPath, err)
 	}
 	d := DerivedPath{Path: p}
-	if len(parts) == 1 {
+	if !derived {
 		return d, nil
 	}
-	d.Through = slices.Clone(parts[1 : len(parts)-1])
-	d.Outputs = strings.Split(parts[len(parts)-1], ",")
-	slices.Sort(d.Outputs)
-	d.Outputs = slices.Compact(d.Outputs)
-	for _, name := range slices.Concat(d.Through, d.Outputs) {
-		if name == AllOutputs && len(d.Outputs) == 1 && !slices.Contains(d.Through, AllOutputs) {
-			continue
+	last := rest
+	if i := strings.LastIndex(rest, sep); i >= 0 {
+		last = rest[i+len(sep):]
+		if strings.Count(rest[:i], sep) >= maxDerivedDepth {
+			return DerivedPath{}, fmt.Errorf("%w: '%.300s…' names more than %d derivations", ErrDerivedPath, text, maxDerivedDepth)
 		}
+		d.Through = strings.Split(rest[:i], sep)
+	}
+	for _, name := range d.Through {
 		if err := storepath.CheckName(name); err != nil {
 			return DerivedPath{}, fmt.Errorf("%w: output name in '%.300s': %w", ErrDerivedPath, text, err)
 		}
 	}
+	if d.Outputs, err = parseOutputNames(last); err != nil {
+		return DerivedPath{}, fmt.Errorf("%w: output name in '%.300s': %w", ErrDerivedPath, text, err)
+	}
 	return d, nil
 }
 
+// parseOutputNames reads "out,dev" or "*".
+func parseOutputNames(text string) ([]string, error) {
+	if text == AllOutputs {
+		return []string{AllOutputs}, nil
+	}
+	var names []string
+	for name := range strings.SplitSeq(text, ",") {
+		if err := storepath.CheckName(name); err != nil {
+			return nil, err
+		}
+		if len(names) == maxDerivedNames {
+			return nil, fmt.Errorf("%w: more than %d outputs", ErrDerivedPath, maxDerivedNames)
+		}
+		names = append(names, name)
+	}
+	return sortNames(names), nil
+}
+
 // Text is the inverse of ParseDerivedPath.
-func (d DerivedPath) Text(dir storepath.Dir) string { return d.join(dir, "!") }
+func (d DerivedPath) Text(dir storepath.Dir) string { return d.join(dir, wireSeparator) }
 
 // String is the spelling for people, with "^" as on the command line.
-func (d DerivedPath) String() string { return d.join("", "^") }
+func (d DerivedPath) String() string { return d.join("", userSeparator) }
 
 func (d DerivedPath) join(dir storepath.Dir, sep string) string {
 	s := d.Path.Base()
 	if dir != "" {
 		s = dir.Print(d.Path)
 	}
-	for _, t := range d.Through {
-		s += sep + t
-	}
+	parts := append([]string{s}, d.Through...)
 	if d.Outputs != nil {
-		s += sep + strings.Join(d.Outputs, ",")
+		parts = append(parts, strings.Join(d.Outputs, ","))
 	}
-	return s
+	return strings.Join(parts, sep)
+}
+
+// Equal tells whether both ask for the same.
+func (d DerivedPath) Equal(o DerivedPath) bool {
+	return d.Path == o.Path && slices.Equal(d.Through, o.Through) &&
+		d.IsOpaque() == o.IsOpaque() && slices.Equal(d.Outputs, o.Outputs)
 }
