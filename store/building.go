@@ -85,3 +85,12 @@ type Builder interface {
 	// what concerns no single target.
 	BuildPaths(ctx context.Context, targets []derivation.DerivedPath, mode BuildMode) ([]*BuildResult, error)
 }
+
+// DerivationBuilder builds what another machine has planned: a derivation whose
+// inputs are built and valid, and which need not be in the store itself.
+type DerivationBuilder interface {
+	// BuildDerivation builds b, which is known as drv. Who calls it answers for it
+	// that b may have the output paths that it names. A build that fails is a result, not
+	// an error.
+	BuildDerivation(ctx context.Context, drv storepath.Path, b *derivation.Basic, mode BuildMode) (*BuildResult, error)
+}
