@@ -61,14 +61,28 @@ func Refresh(ctx context.Context, target string) error {
 }
 
 func reconfigure(target string) error {
-	c, err := mount.Pick(target)
-	if errors.Is(err, unix.ENOSYS) {
+	err := reconfigureAs(target, "")
+	switch {
+	case errors.Is(err, unix.ENOSYS):
 		return remount(target)
+	case errors.Is(err, unix.EROFS):
+		// An overlay without an upper wants to hear that it is to stay read-only.
+		return reconfigureAs(target, "ro")
 	}
+	return err
+}
+
+func reconfigureAs(target, flag string) error {
+	c, err := mount.Pick(target)
 	if err != nil {
 		return err
 	}
 	defer c.Close()
+	if flag != "" {
+		if err := c.SetFlag(flag); err != nil {
+			return err
+		}
+	}
 	return c.Reconfigure()
 }
 
