@@ -1,0 +1,220 @@
+package worker
+
+import (
+	"context"
+	"fmt"
+	"strings"
+
+	"github.com/strata-nix/strata/activity"
+	"github.com/strata-nix/strata/derivation"
+	"github.com/strata-nix/strata/nixhash"
+	"github.com/strata-nix/strata/store"
+	"github.com/strata-nix/strata/storepath"
+)
+
+func serveQueryMissing(ctx context.Context, s *session) error {
+	targets := s.in.derivedPaths()
+	if err := s.start(); err != nil {
+		return err
+	}
+	m, err := queryMissing(ctx, s.view, targets)
+	if err != nil {
+		return err
+	}
+	s.stop()
+	s.out.paths(m.WillBuild)
+	s.out.paths(m.WillSubstitute)
+	s.out.paths(m.Unknown)
+	s.out.Uint64(m.DownloadSize)
+	s.out.Uint64(m.NarSize)
+	return nil
+}
+
+func serveEnsurePath(ctx context.Context, s *session) error {
+	p := s.in.path()
+	if err := s.start(); err != nil {
+		return err
+	}
+	if e, ok := store.As[store.Ensurer](s.view); ok {
+		return s.done(e.EnsurePath(ctx, p))
+	}
+	// A store without means can still tell that there is nothing to do.
+	valid, err := s.view.ValidPaths(ctx, []storepath.Path{p})
+	if err == nil && len(valid) == 0 {
+		err = fmt.Errorf("path '%s' does not exist and cannot be created: %w", s.in.dir.Print(p),
+			&store.UnsupportedError{Op: "ensurePath", Store: s.view.URI()})
+	}
+	return s.done(err)
+}
+
+// buildRequest reads what all requests for derived paths consist of.
+func (s *session) buildRequest() ([]derivation.DerivedPath, store.BuildMode, error) {
+	targets := s.in.derivedPaths()
+	mode := s.in.buildMode()
+	if err := s.start(); err != nil {
+		return nil, 0, err
+	}
+	if mode == store.BuildRepair && !s.Trusted {
+		return nil, 0, denied("repairing is not allowed because you are not in 'trusted-users'")
+	}
+	return targets, mode, nil
+}
+
+func serveBuildPaths(ctx context.Context, s *session) error {
+	targets, mode, err := s.buildRequest()
+	if err != nil {
+		return err
+	}
+	if _, ok := store.As[store.Builder](s.view); !ok && mode == store.BuildNormal {
+		if m, err := queryMissing(ctx, s.view, targets); err == nil && nothing(m) {
+			return s.done(nil)
+		}
+	}
+	b, err := store.Need[store.Builder](s.view, "buildPaths")
+	if err != nil {
+		return err
+	}
+	results, err := b.BuildPaths(ctx, targets, mode)
+	if err == nil {
+		err = failures(ctx, s.in.dir, results)
+	}
+	return s.done(err)
+}
+
+func serveBuildPathsWithResults(ctx context.Context, s *session) error {
+	targets, mode, err := s.buildRequest()
+	if err != nil {
+		return err
+	}
+	b, err := store.Need[store.Builder](s.view, "buildPathsWithResults")
+	if err != nil {
+		return err
+	}
+	results, err := b.BuildPaths(ctx, targets, mode)
+	if err != nil {
+		return err
+	}
+	s.stop()
+	s.out.Uint64(uint64(len(results)))
+	for _, r := range results {
+		s.out.derivedPath(r.Path)
+		if err := s.out.buildResult(r); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func serveBuildDerivation(ctx context.Context, s *session) error {
+	drv := s.in.path()
+	var b *derivation.Basic
+	name, err := derivation.NameFromPath(drv)
+	if err != nil {
+		// The name belongs to the derivation, which cannot be read without one.
+		s.in.Fail(err)
+	} else if b, err = derivation.ReadBasic(s.in.Reader, s.in.dir, name); err != nil {
+		s.in.Fail(err)
+	}
+	mode := s.in.buildMode()
+	if err := s.start(); err != nil {
+		return err
+	}
+	kind, err := b.Kind()
+	if err != nil {
+		return err
+	}
+	if !s.Trusted {
+		// What is addressed by its contents can do no harm under a wrong name. The
+		// path that the client gave the derivation may be a lie, though.
+		if !kind.IsContentAddressed() {
+			return denied("you are not privileged to build input-addressed derivations")
+		}
+		if drv, err = s.addDerivation(ctx, b); err != nil {
+			return err
+		}
+	}
+	d, err := store.Need[store.DerivationBuilder](s.view, "buildDerivation")
+	if err != nil {
+		return err
+	}
+	result, err := d.BuildDerivation(ctx, drv, b, mode)
+	if err != nil {
+		return err
+	}
+	s.stop()
+	return s.out.buildResult(result)
+}
+
+// addDerivation writes b to the store and gives its true path.
+func (s *session) addDerivation(ctx context.Context, b *derivation.Basic) (storepath.Path, error) {
+	d := derivation.Derivation{Basic: *b}
+	text, err := d.ATerm(s.in.dir)
+	if err != nil {
+		return storepath.Path{}, err
+	}
+	info, err := s.addDump(ctx, store.Dump{
+		Name:       b.Name + storepath.DerivationSuffix,
+		Spec:       storepath.Spec{Method: storepath.Text, Algorithm: nixhash.SHA256},
+		References: d.References(),
+		Contents:   strings.NewReader(string(text)),
+	}, store.AddOptions{})
+	if err != nil {
+		return storepath.Path{}, err
+	}
+	return info.Path, nil
+}
+
+// buildError is what a client that asked for no results learns of failures.
+type buildError struct {
+	message string
+	status  uint64
+}
+
+func (e *buildError) Error() string      { return e.message }
+func (e *buildError) ExitStatus() uint64 { return e.status }
+
+// failures makes one error of the results that are none. Of several failures all
+// but the message that goes into the error are told as log lines.
+func failures(ctx context.Context, dir storepath.Dir, results []*store.BuildResult) error {
+	var failed []*store.BuildResult
+	for _, r := range results {
+		if !r.Status.OK() {
+			failed = append(failed, r)
+		}
+	}
+	if len(failed) == 0 {
+		return nil
+	}
+	e := &buildError{message: failed[0].Message, status: exitStatus(failed)}
+	if len(failed) > 1 {
+		names := make([]string, len(failed))
+		for i, r := range failed {
+			activity.Logf(ctx, activity.Error, "error: %s", r.Message)
+			names[i] = "'" + r.Path.Text(dir) + "'"
+		}
+		e.message = "build of " + strings.Join(names, ", ") + " failed"
+	}
+	return e
+}
+
+// exitStatus is what Nix's commands exit with after failures, a sum of bits.
+// Source: the Nix manual, "nix-store --realise", "Special exit codes".
+func exitStatus(failed []*store.BuildResult) uint64 {
+	var mask uint64
+	for _, r := range failed {
+		switch r.Status {
+		case store.PermanentFailure, store.CachedFailure:
+			mask |= 0x64
+		case store.TimedOut:
+			mask |= 0x65
+		case store.OutputRejected:
+			mask |= 0x66
+		case store.NotDeterministic:
+			mask |= 0x68
+		}
+	}
+	if mask == 0 {
+		return 1
+	}
+	return mask
+}

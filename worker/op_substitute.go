@@ -1,0 +1,128 @@
+package worker
+
+import (
+	"context"
+	"slices"
+
+	"github.com/strata-nix/strata/activity"
+	"github.com/strata-nix/strata/store"
+	"github.com/strata-nix/strata/storepath"
+)
+
+// substitutable says which of paths could be had from elsewhere; none, if the
+// store has no substituters.
+func substitutable(ctx context.Context, st store.Store, paths []storepath.Path) ([]storepath.Path, error) {
+	q, ok := store.As[store.SubstituterQuerier](st)
+	if !ok || len(paths) == 0 {
+		return nil, nil
+	}
+	return q.SubstitutablePaths(ctx, paths)
+}
+
+// substitutePaths gets what can be had of paths. What cannot is only a warning:
+// the client learns what is valid afterwards.
+func substitutePaths(ctx context.Context, st store.Store, paths []storepath.Path) {
+	e, ok := store.As[store.Ensurer](st)
+	if !ok {
+		return
+	}
+	valid, err := st.ValidPaths(ctx, paths)
+	if err != nil {
+		activity.Warnf(ctx, "%v", err)
+		return
+	}
+	has := storepath.NewSet(valid...)
+	wanted := slices.DeleteFunc(slices.Clone(paths), func(p storepath.Path) bool {
+		return p.IsDerivation() || has.Has(p)
+	})
+	found, err := substitutable(ctx, st, wanted)
+	if err != nil {
+		activity.Warnf(ctx, "%v", err)
+		return
+	}
+	for _, p := range found {
+		if err := e.EnsurePath(ctx, p); err != nil {
+			activity.Warnf(ctx, "%v", err)
+		}
+		if ctx.Err() != nil {
+			return
+		}
+	}
+}
+
+func serveQuerySubstitutablePaths(ctx context.Context, s *session) error {
+	paths := s.in.paths()
+	if err := s.start(); err != nil {
+		return err
+	}
+	found, err := substitutable(ctx, s.view, paths)
+	return s.answerPaths(found, err)
+}
+
+// substitutables gives only what there is.
+func substitutables(ctx context.Context, st store.Store, paths []storepath.Path, cas []storepath.ContentAddress) ([]*store.Substitutable, error) {
+	q, ok := store.As[store.SubstituterQuerier](st)
+	if !ok || len(paths) == 0 {
+		return nil, nil
+	}
+	infos, err := q.Substitutables(ctx, paths, cas)
+	if err != nil {
+		return nil, err
+	}
+	return slices.DeleteFunc(slices.Clone(infos), func(i *store.Substitutable) bool { return i == nil }), nil
+}
+
+func (e *encoder) substitutable(i *store.Substitutable) {
+	e.optPath(i.Deriver)
+	e.paths(i.References)
+	e.Uint64(i.DownloadSize)
+	e.Uint64(i.NarSize)
+}
+
+func serveQuerySubstitutablePathInfo(ctx context.Context, s *session) error {
+	p := s.in.path()
+	if err := s.start(); err != nil {
+		return err
+	}
+	infos, err := substitutables(ctx, s.view, []storepath.Path{p}, make([]storepath.ContentAddress, 1))
+	if err != nil {
+		return err
+	}
+	s.stop()
+	s.out.Bool(len(infos) > 0)
+	if len(infos) > 0 {
+		s.out.substitutable(infos[0])
+	}
+	return nil
+}
+
+func serveQuerySubstitutablePathInfos(ctx context.Context, s *session) error {
+	var paths []storepath.Path
+	var cas []storepath.ContentAddress
+	if s.in.version < v1+22 {
+		paths = s.in.paths()
+		cas = make([]storepath.ContentAddress, len(paths))
+	} else {
+		for range s.in.Count() {
+			paths = append(paths, s.in.path())
+			cas = append(cas, s.in.contentAddress())
+			if s.in.Err() != nil {
+				break
+			}
+		}
+	}
+	if err := s.start(); err != nil {
+		return err
+	}
+	infos, err := substitutables(ctx, s.view, paths, cas)
+	if err != nil {
+		return err
+	}
+	s.stop()
+	s.out.Uint64(uint64(len(infos)))
+	for _, i := range infos {
+		s.out.path(i.Path)
+		s.out.substitutable(i)
+	}
+	return nil
+}
