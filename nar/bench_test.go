@@ -130,3 +130,53 @@ func BenchmarkCopyUnbuffered(b *testing.B) {
 		}
 	})
 }
+
+func BenchmarkRestore(b *testing.B) {
+	benchArchives(b, func(b *testing.B, tree string, archive []byte) {
+		root := tree + "-restored"
+		for b.Loop() {
+			if _, err := Restore(context.Background(), bufio.NewReaderSize(bytes.NewReader(archive), 64<<10), root, RestoreOptions{}); err != nil {
+				b.Fatal(err)
+			}
+			b.StopTimer()
+			if _, err := RemoveTree(context.Background(), root); err != nil {
+				b.Fatal(err)
+			}
+			b.StartTimer()
+		}
+	})
+}
+
+func BenchmarkRemoveTree(b *testing.B) {
+	benchArchives(b, func(b *testing.B, tree string, archive []byte) {
+		root := tree + "-restored"
+		for b.Loop() {
+			b.StopTimer()
+			if _, err := Restore(context.Background(), bytes.NewReader(archive), root, RestoreOptions{}); err != nil {
+				b.Fatal(err)
+			}
+			b.StartTimer()
+			if _, err := RemoveTree(context.Background(), root); err != nil {
+				b.Fatal(err)
+			}
+		}
+	})
+}
+
+func BenchmarkCanonicalise(b *testing.B) {
+	benchArchives(b, func(b *testing.B, tree string, archive []byte) {
+		for b.Loop() {
+			b.StopTimer()
+			if _, err := RemoveTree(context.Background(), tree+"-restored"); err != nil {
+				b.Fatal(err)
+			}
+			if _, err := Restore(context.Background(), bytes.NewReader(archive), tree+"-restored", RestoreOptions{KeepMetadata: true}); err != nil {
+				b.Fatal(err)
+			}
+			b.StartTimer()
+			if err := Canonicalise(context.Background(), tree+"-restored", CanonicaliseOptions{}); err != nil {
+				b.Fatal(err)
+			}
+		}
+	})
+}

@@ -39,10 +39,16 @@ type FormatError struct {
 	// Err is io.ErrUnexpectedEOF if the input was truncated, ErrTooDeep if
 	// it is nested too deeply, else nil.
 	Err error
+
+	listing bool // of a listing, not an archive
 }
 
 func (e *FormatError) Error() string {
-	s := fmt.Sprintf("bad archive: %s at offset %d", e.Reason, e.Offset)
+	what := "archive"
+	if e.listing {
+		what = "archive listing"
+	}
+	s := fmt.Sprintf("bad %s: %s at offset %d", what, e.Reason, e.Offset)
 	if e.Path != "" {
 		s += fmt.Sprintf(" in %q", e.Path)
 	}

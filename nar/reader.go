@@ -195,7 +195,7 @@ func (r *Reader) entryFollows() (bool, error) {
 func (r *Reader) entry() error {
 	r.cur.depth = r.open - 1 // for errors, until the name is known
 	if r.open == MaxDepth {
-		return &FormatError{r.src.off, r.path(), "object " + ErrTooDeep.Error(), ErrTooDeep}
+		return &FormatError{Offset: r.src.off, Path: r.path(), Reason: "object " + ErrTooDeep.Error(), Err: ErrTooDeep}
 	}
 	r.src.want(len(runNewEntry) + 16)
 	if err := r.expect(runNewEntry); err != nil {
