@@ -53,7 +53,7 @@ func SmallCorpus(ctx context.Context, retry bool, log io.Writer) (string, error)
 		// and storepath packages, whose tests import this one.
 		tail := &tailBuffer{max: 2000}
 		cmd := exec.CommandContext(ctx, "go", "run", "./tools/corpus", "objects", "-small",
-			"-cache", filepath.Join(cache, "debs"), "-out", filepath.Join(dir, "new"))
+			"-cache", filepath.Join(cache, "debs"), "-out", dir)
 		cmd.Dir = root
 		cmd.Stdout = io.MultiWriter(log, tail)
 		cmd.Stderr = cmd.Stdout
@@ -61,20 +61,6 @@ func SmallCorpus(ctx context.Context, retry bool, log io.Writer) (string, error)
 		if err := cmd.Run(); err != nil {
 			return fmt.Errorf("corpus: %w; its output ended:\n%s", err, tail.b)
 		}
-		return moveUp(filepath.Join(dir, "new"), dir)
+		return nil
 	})
-}
-
-// moveUp moves the entries of a directory to another and removes it.
-func moveUp(from, to string) error {
-	entries, err := os.ReadDir(from)
-	if err != nil {
-		return err
-	}
-	for _, e := range entries {
-		if err := os.Rename(filepath.Join(from, e.Name()), filepath.Join(to, e.Name())); err != nil {
-			return err
-		}
-	}
-	return os.Remove(from)
 }

@@ -234,3 +234,33 @@ func (e *NixEnv) Daemon(t testing.TB, args ...string) (socket string) {
 	p.WaitSocket(socket)
 	return socket
 }
+
+// WithCorpus puts the objects of the small corpus into the environment's store
+// and registers them. Inside they are ordinary valid paths that cannot be
+// deleted. Outside, Store has empty directories in their place: they lie where
+// Corpus says.
+func (e *NixEnv) WithCorpus(t testing.TB) *NixEnv {
+	t.Helper()
+	dir, registration := Corpus(t)
+	objects, err := os.ReadDir(filepath.Join(dir, "nix", "store"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	c := e.clone()
+	for _, o := range objects {
+		inside := "/nix/store/" + o.Name()
+		// One by one, since Nix wants to write to the directory they are in.
+		c.binds = append(c.binds, bind{Src: filepath.Join(dir, inside), Dst: inside, ReadOnly: true})
+	}
+	reg, err := os.Open(registration)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer reg.Close()
+	load := c.Command(t.Context(), "nix-store", "--load-db")
+	load.Stdin = reg
+	if out, err := load.CombinedOutput(); err != nil {
+		t.Fatalf("Nix %s: load the corpus: %v\n%s", e.Version, err, out)
+	}
+	return c
+}

@@ -1,0 +1,59 @@
+# Targets for people and for .ci/run. Everything is also an ordinary go command.
+#
+#   make build       bin/strata, static
+#   make test        the full test run, with the number of tests at the end
+#   make demo        assemble a layered store out of this machine's programs and use it
+#   make bench       benchmarks (BENCH=regexp, COUNT=n)
+#   make lint        formatting, go vet, staticcheck, shellcheck if it is there
+#   make race        the tests under the race detector, without the long ones
+#   make fuzz        each fuzz target for FUZZTIME (default 5s)
+#   make layout      only the rules of the source tree
+#   make test-trees  what make test gets from outside: stock Nix, the small corpus
+#   make clean
+
+GO       ?= go
+BENCH    ?= .
+COUNT    ?= 1
+FUZZTIME ?= 5s
+
+REVISION := $(shell git describe --always --dirty --abbrev=12 2>/dev/null)
+LDFLAGS  := $(if $(REVISION),-X main.revision=$(REVISION))
+
+.PHONY: build test demo bench lint fuzz race layout clean test-trees
+
+build:
+	CGO_ENABLED=0 $(GO) build -trimpath -ldflags '$(LDFLAGS)' -o bin/strata ./cmd/strata
+
+# While the trees are made, which is mostly waiting, the tests are compiled.
+test: build
+	@$(GO) run ./tools/testtrees -keep-going & trees=$$!; \
+	$(GO) test -run '^$$' ./... >/dev/null; \
+	wait $$trees; \
+	STRATA_BIN=$(CURDIR)/bin/strata $(GO) run ./tools/testsum -count=1 $(TESTFLAGS) ./...
+
+demo: build
+	./scripts/demo.sh
+
+bench: build
+	$(GO) test -run '^$$' -bench '$(BENCH)' -benchmem -count $(COUNT) ./...
+
+lint: bin/staticcheck
+	./scripts/lint.sh
+
+bin/staticcheck: tools/lint/go.mod tools/lint/go.sum
+	CGO_ENABLED=0 $(GO) build -C tools/lint -o $(CURDIR)/bin/staticcheck honnef.co/go/tools/cmd/staticcheck
+
+race:
+	STRATA_TEST_NO_SKIP= $(GO) test -race -short ./...
+
+fuzz:
+	FUZZTIME=$(FUZZTIME) ./scripts/fuzz.sh
+
+layout:
+	$(GO) test -count=1 .
+
+test-trees:
+	$(GO) run ./tools/testtrees
+
+clean:
+	rm -rf bin
