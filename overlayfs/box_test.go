@@ -184,13 +184,14 @@ func (b *box) want(what, got, want string) {
 // test, or when the result is called.
 func (b *box) hold(dir string) (end func()) {
 	b.t.Helper()
-	return b.holdWith(dir, "cat")
+	return b.holdWith(dir, "echo ready; cat")
 }
 
-// holdWith runs a shell command line that at last reads its standard input.
+// holdWith runs a shell script that says ready and then reads its standard
+// input until that ends.
 func (b *box) holdWith(dir, script string) (end func()) {
 	b.t.Helper()
-	cmd := exec.CommandContext(context.WithoutCancel(b.t.Context()), "/bin/sh", "-c", "echo ready; "+script)
+	cmd := exec.CommandContext(context.WithoutCancel(b.t.Context()), "/bin/sh", "-c", script)
 	cmd.Dir = b.path(dir)
 	in, err := cmd.StdinPipe()
 	if err != nil {
@@ -237,3 +238,5 @@ func contains(t *testing.T, text string, parts ...string) {
 func contextWithCancel(t *testing.T) (context.Context, context.CancelFunc) {
 	return context.WithCancel(t.Context())
 }
+
+func join(s []string) string { return strings.Join(s, ",") }

@@ -27,8 +27,8 @@
 //     upper's is marked opaque. For a store that is never right: two builds of
 //     one object may differ, and the mixture is neither. A directory made in
 //     the merged root is born opaque if the mount has xino=on (which [Mount]
-//     sets) or userxattr, and one that is renamed into the merged root becomes
-//     opaque on any mount. A directory made under xino=off or auto is not
+//     sets), and one that is renamed into the merged root becomes opaque on
+//     any mount. A directory made under xino=off or auto is not
 //     opaque: as soon as a lower gets the same name, they merge. Run
 //     [MarkOpaque] on such an upper while it is not mounted.
 //  2. Removing a merged directory while a process has its cwd or an open file

@@ -91,7 +91,7 @@ func (m MountInfo) layerProblems(target string) []string {
 		out = append(out, "the upper directory was replaced after the mount was made: "+why)
 	}
 	if bornMerged(m) {
-		out = append(out, "without xino=on or userxattr new directories are not opaque and merge with a lower's of the same name")
+		out = append(out, "without xino=on new directories are not opaque and merge with a lower's of the same name")
 	}
 	return out
 }
@@ -100,7 +100,7 @@ func (m MountInfo) layerProblems(target string) []string {
 // merge later. On one file system the kernel does not show xino, so only a
 // mount of several is known to lack it.
 func bornMerged(m MountInfo) bool {
-	if m.Has("xino=on") || m.UserXattr() || m.Has("redirect_dir=on") || m.Has("index=on") || m.Has("metacopy=on") {
+	if m.Has("xino=on") || m.Has("redirect_dir=on") || m.Has("index=on") || m.Has("metacopy=on") {
 		return false
 	}
 	var up, low unix.Stat_t

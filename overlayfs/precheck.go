@@ -112,8 +112,8 @@ func (l *layer) checkFit(userXattr bool) error {
 // name.
 func (l *layer) procPath() string { return fmt.Sprintf("/proc/self/fd/%d/.", l.fd) }
 
-// tellsTypes looks at the first entry of a directory, which is "." or ".." and
-// so a directory.
+// tellsTypes looks whether the first entry of a directory has a type; every
+// directory has at least "." and "..".
 func tellsTypes(dir string) (bool, error) {
 	fd, err := unix.Open(dir, unix.O_RDONLY|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
 	if err != nil {
@@ -126,7 +126,7 @@ func tellsTypes(dir string) (bool, error) {
 		return false, err
 	}
 	// struct linux_dirent64: the type is the byte before the name, at 18.
-	return n > 18 && buf[18] == unix.DT_DIR, nil
+	return n > 18 && buf[18] != unix.DT_UNKNOWN, nil
 }
 
 // checkWork makes sure that nothing of value is in the work directory, whose
