@@ -137,7 +137,7 @@ func makeObjects(ctx context.Context, objects []*object, store string) error {
 
 func (o *object) make(ctx context.Context, store string) (err error) {
 	dst := filepath.Join(store, o.path.Base())
-	if err := unpack(o.deb, dst); err != nil {
+	if err := unpack(ctx, o.deb, dst); err != nil {
 		return err
 	}
 	if o.narHash, o.narSize, err = hashTree(ctx, dst); err != nil {

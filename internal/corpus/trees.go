@@ -8,6 +8,7 @@ import (
 	"os"
 	"path/filepath"
 
+	"github.com/strata-nix/strata/nar"
 	"github.com/strata-nix/strata/storepath"
 )
 
@@ -60,7 +61,7 @@ func Trees(ctx context.Context, o TreesOptions, out string) error {
 		if err != nil {
 			return err
 		}
-		if err := canonicalise(dst); err != nil {
+		if err := nar.Canonicalise(ctx, dst, nar.CanonicaliseOptions{}); err != nil {
 			return err
 		}
 		if e.narHash, e.narSize, err = hashTree(ctx, dst); err != nil {

@@ -2,24 +2,22 @@ package corpus
 
 import (
 	"archive/tar"
+	"context"
 	"errors"
 	"fmt"
 	"io"
 	"io/fs"
 	"os"
 	"path"
-	"path/filepath"
-	"slices"
-
-	"golang.org/x/sys/unix"
 
 	"github.com/strata-nix/strata/internal/debian"
+	"github.com/strata-nix/strata/nar"
 )
 
 // unpack extracts the files of a .deb to dst, which must not exist, and gives
 // them the metadata of a store object. Hard links become copies. Nothing is
 // written outside of dst, whatever the names in the package say.
-func unpack(deb, dst string) error {
+func unpack(ctx context.Context, deb, dst string) error {
 	if err := os.Mkdir(dst, 0o755); err != nil {
 		return err
 	}
@@ -37,7 +35,7 @@ func unpack(deb, dst string) error {
 	if err != nil {
 		return fmt.Errorf("unpack %s: %w", deb, err)
 	}
-	return canonicalise(dst)
+	return nar.Canonicalise(ctx, dst, nar.CanonicaliseOptions{})
 }
 
 func extract(root *os.Root, h *tar.Header, r io.Reader) error {
@@ -90,45 +88,4 @@ func writeFile(root *os.Root, name string, r io.Reader, mode fs.FileMode) error 
 	}
 	_, err = io.Copy(f, r)
 	return errors.Join(err, f.Close())
-}
-
-// canonicalise gives a tree the metadata of a store object: files 0444 or
-// 0555, directories 0555, time stamp 1, of symlinks too.
-func canonicalise(tree string) error {
-	var dirs []string
-	err := filepath.WalkDir(tree, func(p string, d fs.DirEntry, err error) error {
-		switch {
-		case err != nil:
-			return err
-		case d.IsDir():
-			dirs = append(dirs, p) // later: making their files touches them
-			return nil
-		case d.Type() == fs.ModeSymlink:
-			return stamp(p)
-		}
-		fi, err := d.Info()
-		if err != nil {
-			return err
-		}
-		return errors.Join(os.Chmod(p, 0o444|fi.Mode()&0o111), stamp(p))
-	})
-	if err != nil {
-		return err
-	}
-	for _, d := range slices.Backward(dirs) {
-		if err := errors.Join(os.Chmod(d, 0o555), stamp(d)); err != nil {
-			return err
-		}
-	}
-	return nil
-}
-
-// stamp sets the time stamps of a file, or of a symlink itself, to one second
-// after the epoch.
-func stamp(p string) error {
-	times := []unix.Timespec{{Sec: 1}, {Sec: 1}}
-	if err := unix.UtimesNanoAt(unix.AT_FDCWD, p, times, unix.AT_SYMLINK_NOFOLLOW); err != nil {
-		return &fs.PathError{Op: "utimensat", Path: p, Err: err}
-	}
-	return nil
 }

@@ -58,7 +58,7 @@ func TestUnpackedTreeLooksLikeAStoreObject(t *testing.T) {
 		tar.Header{Name: "./usr/link", Typeflag: tar.TypeSymlink, Linkname: "/etc/passwd"},
 	)
 	dst := filepath.Join(testenv.Scratch(t), "object")
-	if err := unpack(deb, dst); err != nil {
+	if err := unpack(t.Context(), deb, dst); err != nil {
 		t.Fatal(err)
 	}
 	want := map[string]fs.FileMode{
@@ -93,7 +93,7 @@ func TestHostilePackageStaysInItsDirectory(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			parent := testenv.Scratch(t)
 			dst := filepath.Join(parent, "object")
-			err := unpack(writeDeb(t, files...), dst)
+			err := unpack(t.Context(), writeDeb(t, files...), dst)
 			if _, serr := os.Lstat(filepath.Join(parent, "outside")); serr == nil {
 				t.Error("it wrote outside")
 			}
@@ -106,7 +106,7 @@ func TestHostilePackageStaysInItsDirectory(t *testing.T) {
 
 func TestUnsupportedFileTypeIsNamed(t *testing.T) {
 	deb := writeDeb(t, tar.Header{Name: "dev/null", Typeflag: tar.TypeChar})
-	err := unpack(deb, filepath.Join(testenv.Scratch(t), "object"))
+	err := unpack(t.Context(), deb, filepath.Join(testenv.Scratch(t), "object"))
 	if err == nil || !strings.Contains(err.Error(), "dev/null") {
 		t.Errorf("got %v", err)
 	}
