@@ -1,0 +1,120 @@
+package daemon
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"strconv"
+	"sync/atomic"
+	"syscall"
+
+	"github.com/strata-nix/strata/store"
+	"github.com/strata-nix/strata/worker"
+)
+
+// serveConn decides about a new connection and serves it to its end.
+func (s *Server) serveConn(ctx context.Context, nc net.Conn) {
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	c := &conn{Conn: nc, cancel: cancel}
+	defer c.Close()
+	trusted, err := s.authorise(c)
+	if err != nil {
+		s.o.Log.Error("while processing connection: " + err.Error())
+		return
+	}
+	if !s.add(c) {
+		return
+	}
+	defer s.remove(c)
+	defer s.hangups.watch(nc, cancel)()
+
+	s.o.Log.Info(c.greeting(trusted))
+	err = s.serve(ctx, c, s.session(trusted, c.setBusy))
+	if err != nil && !over(ctx, err) {
+		s.o.Log.Error(fmt.Sprintf("connection from pid %s, user %s: %v", c.pid(), c.user, err))
+	}
+}
+
+// authorise finds out who connected. The error says that they may not.
+func (s *Server) authorise(c *conn) (trusted bool, err error) {
+	c.user = "<unknown>"
+	peer, known := peerOf(c.Conn)
+	c.peer = peer
+	if s.o.Force != store.TrustUnknown {
+		return s.o.Force == store.Trusted, nil
+	}
+	if !known {
+		return false, errors.New("the kernel does not tell who it is from")
+	}
+	d, err := s.o.Users.Decide(peer.UID, peer.GID)
+	if err != nil {
+		return false, err
+	}
+	c.user = d.Name
+	return d.Trusted, nil
+}
+
+func (c *conn) pid() string {
+	if c.peer.PID == 0 {
+		return "<unknown>"
+	}
+	return strconv.Itoa(c.peer.PID)
+}
+
+// greeting is the line that stock Nix logs, too.
+func (c *conn) greeting(trusted bool) string {
+	line := fmt.Sprintf("accepted connection from pid %s, user %s", c.pid(), c.user)
+	if trusted {
+		line += " (trusted)"
+	}
+	return line
+}
+
+func (s *Server) session(trusted bool, busy func(bool)) worker.Session {
+	return worker.Session{
+		Store:               s.o.Store,
+		Trusted:             trusted,
+		Version:             s.o.Version,
+		TrustedSubstituters: s.o.TrustedSubstituters,
+		Log:                 s.o.Log,
+		Busy:                busy,
+	}
+}
+
+// over tells that an error only says that the connection has ended.
+func over(ctx context.Context, err error) bool {
+	return ctx.Err() != nil || errors.Is(err, io.EOF) || errors.Is(err, net.ErrClosed) ||
+		errors.Is(err, syscall.EPIPE) || errors.Is(err, syscall.ECONNRESET)
+}
+
+// ServeStdio serves one connection on a pair of streams, of a client that is
+// trusted unless Options.Force says otherwise: who can start a process that does
+// this could also open the store. It returns when the client is done, or ctx
+// ends, with [ErrStuck] if an operation does not end with ctx. A read from in may
+// then still be under way, as nothing can end that.
+func (s *Server) ServeStdio(ctx context.Context, in io.Reader, out io.Writer) error {
+	done := make(chan error, 1)
+	var busy atomic.Bool
+	go func() {
+		rw := struct {
+			io.Reader
+			io.Writer
+		}{in, out}
+		done <- s.serve(ctx, rw, s.session(s.o.Force != store.NotTrusted, busy.Store))
+	}()
+	select {
+	case err := <-done:
+		if err == nil || over(ctx, err) {
+			return nil
+		}
+		return err
+	case <-ctx.Done():
+	}
+	if busy.Load() && !endsWithin(cutGrace, done) {
+		return ErrStuck
+	}
+	return nil
+}
