@@ -480,7 +480,7 @@ func TestOldMountInterface(t *testing.T) {
 		if err := ls.joinLowers(c); err != nil {
 			t.Error(err)
 		}
-		o.Lowers[0] = b.mkdir(strings.Repeat("y/", 2000) + "y")
+		o.Lowers[0] = b.mkdir(strings.Repeat(strings.Repeat("y", 200)+"/", 25) + "y")
 		long, err := openLayers(o)
 		if err != nil {
 			t.Fatal(err)

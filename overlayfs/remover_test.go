@@ -325,7 +325,7 @@ func TestDeepAndWideTreesAreRemoved(t *testing.T) {
 	inEach(t, func(t *testing.T, b *box) {
 		b.mount(b.options())
 		deep := "merged/obj" + strings.Repeat("/d", 3*maxDepth)
-		for i := range 3000 {
+		for i := range 1500 {
 			b.write(fmt.Sprintf("merged/obj/wide/%d", i), "")
 		}
 		b.write(deep+"/f", "x")
