@@ -7,6 +7,8 @@ import (
 	"strings"
 	"syscall"
 	"testing"
+
+	"github.com/strata-nix/strata/internal/testenv"
 )
 
 // TestMain lets the test binary be its own child: asked through the
@@ -47,7 +49,7 @@ func child() int {
 
 func TestCommandIsRootInPrivateMounts(t *testing.T) {
 	if err := Available(); err != nil {
-		t.Skip(err)
+		testenv.Skip(t, "needs user namespaces: "+err.Error())
 	}
 	dir := t.TempDir()
 	cmd := Self(t.Context())
