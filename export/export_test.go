@@ -153,7 +153,7 @@ func TestErrors(t *testing.T) {
 		why    string
 	}{
 		"not an export":       {newStream().text("nix-archive-1"), 8, "doesn't look like something created by 'nix-store --export'"},
-		"not an archive":      {newStream().num(1).text("tar").num(magic), 8, "bad archive"},
+		"not an archive":      {newStream().num(1).text("tar").num(magic), 32, "bad archive"},
 		"magic":               {newStream().num(1).nar().num(1), 128, "wrong format"},
 		"path elsewhere":      {newStream().num(1).nar().num(magic).text("/tmp/x").list().text("").num(0).num(0), 144, "'/tmp/x' is not in the Nix store"},
 		"path inside":         {newStream().num(1).nar().num(magic).text(first + "/bin"), 192, "is not in the Nix store"},
