@@ -7,8 +7,9 @@ import (
 	"unicode/utf8"
 )
 
-// MarshalJSON writes the listing as upstream writes a .ls file (version 1): one
-// line, without spaces, with the keys in alphabetical order.
+// MarshalJSON writes the listing as upstream writes a .ls file (version 1), byte for byte
+// since some release between 2.8 and 2.26: one line, without spaces, with the keys
+// in alphabetical order.
 //
 //	{"root":{"entries":{"hello":{"executable":true,"narOffset":400,"size":21,"type":"regular"},
 //	"link":{"target":"hello","type":"symlink"}},"type":"directory"},"version":1}
