@@ -91,7 +91,7 @@ func FuzzParseRecord(f *testing.F) {
 		}
 		again, err := json.Marshal(r)
 		if err != nil {
-			t.Skip("a time that JSON cannot hold")
+			return // a time that JSON cannot hold
 		}
 		if _, err := ParseRecord(again); err != nil {
 			t.Errorf("%s: %v", again, err)
