@@ -35,7 +35,7 @@ var tiers = [][]string{
 	{"chunk", "nar", "nar/refscan", "objstore/s3", "storepath"},
 	{"derivation"},
 	{"store"},
-	{"export", "gc", "narinfo", "nixdb", "trust"},
+	{"export", "gc", "narinfo", "nixdb", "registration", "trust"},
 	{"builder", "check", "store/binarycache", "store/lazy", "worker"},
 	{"daemon", "store/local"},
 	{"store/overlay"},
