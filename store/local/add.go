@@ -1,0 +1,321 @@
+package local
+
+import (
+	"bufio"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"os"
+	"path/filepath"
+
+	"github.com/strata-nix/strata/internal/flock"
+	"github.com/strata-nix/strata/nar"
+	"github.com/strata-nix/strata/nixhash"
+	"github.com/strata-nix/strata/store"
+	"github.com/strata-nix/strata/storepath"
+)
+
+// readSize is the buffer between a client's NAR and what unpacks it.
+const readSize = 128 << 10
+
+// Add adds one object, see [store.Adder].
+func (s *Store) Add(ctx context.Context, info *store.PathInfo, narStream io.Reader, o store.AddOptions) error {
+	b, err := s.newBatch(ctx, o)
+	if err != nil {
+		return err
+	}
+	defer b.close(ctx)
+	if err := b.add(ctx, info, narStream); err != nil {
+		return err
+	}
+	return b.flush(ctx)
+}
+
+// Limits of what waits to be registered together. Locks are held meanwhile, so
+// it must not take long.
+const (
+	batchPaths = 128
+	batchBytes = 64 << 20
+)
+
+// AddMultiple adds many objects, registered in batches, see [store.MultiAdder].
+func (s *Store) AddMultiple(ctx context.Context, src store.ObjectSource, o store.AddOptions) error {
+	b, err := s.newBatch(ctx, o)
+	if err != nil {
+		return err
+	}
+	defer b.close(ctx)
+	for {
+		info, narStream, err := src.Next()
+		if errors.Is(err, io.EOF) {
+			return b.flush(ctx)
+		}
+		if err == nil {
+			err = b.add(ctx, info, narStream)
+		}
+		if err != nil {
+			// What is complete is right and stays.
+			return errors.Join(err, b.flush(ctx))
+		}
+		if len(b.items)+len(b.adopt) >= batchPaths || b.bytes >= batchBytes {
+			if err := b.flush(ctx); err != nil {
+				return err
+			}
+		}
+	}
+}
+
+// addBatch holds objects that are unpacked and verified, and not yet in place.
+type addBatch struct {
+	s     *Store
+	opts  store.AddOptions
+	roots store.TempRoots
+	tmp   *tempDir
+	items []addItem
+	have  storepath.Set    // paths of items
+	adopt []storepath.Path // valid already; only below, perhaps
+	bytes uint64
+	count int // names under tmp
+}
+
+type addItem struct {
+	info *store.PathInfo
+	path string // under tmp
+	lock *flock.Lock
+}
+
+func (s *Store) newBatch(ctx context.Context, o store.AddOptions) (*addBatch, error) {
+	if err := s.writable(); err != nil {
+		return nil, err
+	}
+	b := &addBatch{s: s, opts: o, roots: o.Roots, have: storepath.Set{}}
+	if b.roots == nil {
+		b.roots = s.NewTempRoots()
+	}
+	return b, nil
+}
+
+// close gives back what was not flushed.
+func (b *addBatch) close(ctx context.Context) {
+	for _, it := range b.items {
+		unlock(it.lock)
+	}
+	b.items = nil
+	if b.tmp != nil {
+		b.tmp.remove(ctx)
+	}
+	if b.opts.Roots == nil {
+		_ = b.roots.Close() // what is valid by now is on its own
+	}
+}
+
+// add unpacks and verifies one object, unless it is valid already.
+func (b *addBatch) add(ctx context.Context, info *store.PathInfo, narStream io.Reader) error {
+	s := b.s
+	if !b.opts.NoCheckSigs && s.opts.RequireSigs && !s.trusted(info) {
+		return &store.SignatureError{Path: s.dir.Print(info.Path)}
+	}
+	if err := b.roots.Add(ctx, []storepath.Path{info.Path}); err != nil {
+		return err
+	}
+	if need, err := b.needed(ctx, info.Path); err != nil || !need {
+		return err
+	}
+	lock, err := b.lock(ctx, info.Path)
+	if err != nil {
+		return err
+	}
+	// Somebody else may have made it while we waited.
+	need, err := b.needed(ctx, info.Path)
+	if err == nil && need {
+		var path string
+		if path, err = b.unpack(ctx, info, narStream); err == nil {
+			b.items = append(b.items, addItem{info: info, path: path, lock: lock})
+			b.have.Add(info.Path)
+			b.bytes += info.NarSize
+			return nil
+		}
+	}
+	unlock(lock)
+	return err
+}
+
+func (b *addBatch) needed(ctx context.Context, p storepath.Path) (bool, error) {
+	if b.have.Has(p) {
+		return false, nil
+	}
+	if b.opts.Repair {
+		return true, nil
+	}
+	valid, err := b.s.isValid(ctx, p)
+	if valid {
+		b.adopt = append(b.adopt, p)
+	}
+	return !valid, err
+}
+
+// lock takes the lock of one more path. Whoever holds locks must not wait for
+// another: so when it is not to be had, what we hold is finished first.
+func (b *addBatch) lock(ctx context.Context, p storepath.Path) (*flock.Lock, error) {
+	if len(b.items) > 0 {
+		l, err := flock.Open(b.s.realPath(p) + ".lock")
+		if err != nil {
+			return nil, fmt.Errorf("locking path '%s': %w", b.s.dir.Print(p), err)
+		}
+		ok, err := l.Try(flock.Exclusive)
+		if err == nil && ok {
+			stale, statErr := l.Marked()
+			if statErr == nil && !stale {
+				return l, nil
+			}
+			err = statErr
+		}
+		_ = l.Close()
+		if err != nil {
+			return nil, err
+		}
+		if err := b.flush(ctx); err != nil {
+			return nil, err
+		}
+	}
+	return b.s.lockPath(ctx, p)
+}
+
+// place is a fresh name in the temporary directory.
+func (b *addBatch) place(ctx context.Context) (string, error) {
+	if b.tmp == nil {
+		tmp, err := b.s.newTempDir(ctx)
+		if err != nil {
+			return "", err
+		}
+		b.tmp = tmp
+	}
+	b.count++
+	return filepath.Join(b.tmp.path, fmt.Sprint(b.count)), nil
+}
+
+// unpack puts the object under tmp, and fails if it is not the promised one.
+func (b *addBatch) unpack(ctx context.Context, info *store.PathInfo, narStream io.Reader) (string, error) {
+	path, err := b.place(ctx)
+	if err != nil {
+		return "", err
+	}
+	what := fmt.Sprintf("importing path '%s'", b.s.dir.Print(info.Path))
+	// The size bounds what is read, so that a buffer cannot swallow what follows.
+	limited := &io.LimitedReader{R: narStream, N: int64(info.NarSize)} //nolint:gosec // compared below
+	h := nixhash.SHA256.New()
+	stats, err := nar.Restore(ctx, bufio.NewReaderSize(io.TeeReader(limited, h), readSize), path,
+		nar.RestoreOptions{Sync: b.s.opts.FsyncStorePaths})
+	if err != nil {
+		if errors.Is(err, io.ErrUnexpectedEOF) && limited.N == 0 {
+			return "", fmt.Errorf("%s: the NAR is longer than %d bytes or cut short: %w", what, info.NarSize, errors.Join(store.ErrMismatch, err))
+		}
+		return "", fmt.Errorf("%s: %w", what, err)
+	}
+	if got := uint64(stats.NarSize); got != info.NarSize { //nolint:gosec // a count of bytes
+		return "", &store.SizeMismatchError{What: what, Want: info.NarSize, Got: got}
+	}
+	if got := nixhash.Sum(nixhash.SHA256, h); got != info.NarHash {
+		return "", &store.HashMismatchError{What: what, Want: info.NarHash, Got: got}
+	}
+	return path, b.s.checkContentAddress(ctx, info, path)
+}
+
+// flush puts everything in place and registers it in one transaction.
+func (b *addBatch) flush(ctx context.Context) error {
+	if err := b.s.Adopt(ctx, b.adopt); err != nil {
+		return err
+	}
+	b.adopt = nil
+	if len(b.items) == 0 {
+		return nil
+	}
+	defer func() {
+		for _, it := range b.items {
+			unlock(it.lock)
+		}
+		b.items, b.bytes, b.have = nil, 0, storepath.Set{}
+	}()
+	infos := make([]*store.PathInfo, 0, len(b.items))
+	var err error
+	for _, it := range b.items {
+		if err = b.s.install(ctx, it.path, it.info.Path); err != nil {
+			break
+		}
+		infos = append(infos, it.info)
+	}
+	if err == nil {
+		err = b.s.Register(ctx, infos)
+	}
+	if err != nil {
+		b.s.withdraw(ctx, infos)
+	}
+	return err
+}
+
+// install moves an unpacked object to its place. Its path is locked.
+func (s *Store) install(ctx context.Context, from string, p storepath.Path) error {
+	to := s.realPath(p)
+	// What lies there is not valid: of a process that was killed, or damaged.
+	if _, err := removeTree(ctx, to); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return fmt.Errorf("clearing the place of path '%s': %w", s.dir.Print(p), err)
+	}
+	if err := moveTree(from, to); err != nil {
+		return fmt.Errorf("moving path '%s' into place: %w", s.dir.Print(p), err)
+	}
+	if s.opts.FsyncStorePaths {
+		return syncDir(s.real)
+	}
+	return nil
+}
+
+// moveTree renames. To move a directory one must be able to write to it, unless
+// one is root; so its mode is opened for that moment.
+func moveTree(from, to string) error {
+	err := os.Rename(from, to)
+	if !errors.Is(err, fs.ErrPermission) {
+		return err
+	}
+	st, statErr := os.Lstat(from)
+	if statErr != nil || !st.IsDir() {
+		return err
+	}
+	if err := os.Chmod(from, 0o755); err != nil { //nolint:gosec // a directory of ours
+		return err
+	}
+	if err := os.Rename(from, to); err != nil {
+		return err
+	}
+	return os.Chmod(to, 0o555) //nolint:gosec // what a store object has
+}
+
+func syncDir(path string) error {
+	d, err := os.Open(path)
+	if err != nil {
+		return err
+	}
+	defer func() { _ = d.Close() }()
+	return d.Sync()
+}
+
+// withdraw takes objects away that could not be registered, unless they are valid
+// all the same.
+func (s *Store) withdraw(ctx context.Context, infos []*store.PathInfo) {
+	ctx = context.WithoutCancel(ctx)
+	for _, info := range infos {
+		if ok, err := s.isValid(ctx, info.Path); ok || err != nil {
+			continue // valid, or could not tell: leave it
+		}
+		_, _ = removeTree(ctx, s.realPath(info.Path)) // a stray is garbage
+	}
+}
+
+// trusted tells whether an object may come in without anybody vouching for it.
+func (s *Store) trusted(info *store.PathInfo) bool {
+	if info.IsContentAddressed(s.dir) {
+		return true
+	}
+	return s.opts.TrustedKeys.CountValid(info, s.dir) > 0
+}

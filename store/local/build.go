@@ -1,0 +1,80 @@
+package local
+
+import (
+	"context"
+	"fmt"
+
+	"github.com/strata-nix/strata/builder"
+	"github.com/strata-nix/strata/derivation"
+	"github.com/strata-nix/strata/store"
+	"github.com/strata-nix/strata/storepath"
+)
+
+// QueryMissing plans, see [store.Planner].
+func (s *Store) QueryMissing(ctx context.Context, targets []derivation.DerivedPath) (*store.Missing, error) {
+	return builder.QueryMissing(ctx, s, targets)
+}
+
+// EnsurePath answers for what is valid, see [store.Ensurer].
+func (s *Store) EnsurePath(ctx context.Context, p storepath.Path) error {
+	return builder.EnsurePath(ctx, s, p)
+}
+
+// BuildPaths answers for what is valid, see [store.Builder].
+func (s *Store) BuildPaths(ctx context.Context, targets []derivation.DerivedPath, mode store.BuildMode) ([]*store.BuildResult, error) {
+	return builder.BuildPaths(ctx, s, targets, mode)
+}
+
+// DerivationOutputs gives the outputs of a valid derivation: the paths that are
+// in its file, and for those that only a build can tell, what was realised.
+func (s *Store) DerivationOutputs(ctx context.Context, p storepath.Path) (map[string]storepath.Path, error) {
+	if ok, err := s.isValid(ctx, p); err != nil || !ok {
+		if err == nil {
+			err = &store.InvalidPathError{Path: s.dir.Print(p)}
+		}
+		return nil, err
+	}
+	drv, err := s.Derivation(ctx, p)
+	if err != nil {
+		return nil, err
+	}
+	outputs, err := drv.OutputPaths(s.dir)
+	if err != nil {
+		return nil, err
+	}
+	if err := s.addRealised(ctx, drv, outputs); err != nil {
+		return nil, fmt.Errorf("outputs of derivation '%s': %w", s.dir.Print(p), err)
+	}
+	return outputs, nil
+}
+
+// addRealised fills in the paths of outputs that are not in the derivation.
+func (s *Store) addRealised(ctx context.Context, drv *derivation.Derivation, outputs map[string]storepath.Path) error {
+	var open []string
+	for name, p := range outputs {
+		if p.IsZero() {
+			open = append(open, name)
+		}
+	}
+	if len(open) == 0 || !s.opts.CADerivations {
+		return nil
+	}
+	m, err := derivation.NewHasher(s.dir, s.Derivation).Modulo(ctx, drv)
+	if err != nil {
+		return err
+	}
+	ids := make([]store.DrvOutput, len(open))
+	for i, name := range open {
+		ids[i] = store.DrvOutput{DrvHash: m.Hashes[name], Output: name}
+	}
+	found, err := s.Realisations(ctx, ids)
+	if err != nil {
+		return err
+	}
+	for i, r := range found {
+		if r != nil {
+			outputs[open[i]] = r.OutPath
+		}
+	}
+	return nil
+}

@@ -1,0 +1,165 @@
+package local
+
+import (
+	"context"
+	"errors"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"slices"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/strata-nix/strata/activity"
+	"github.com/strata-nix/strata/check"
+	"github.com/strata-nix/strata/gc"
+	"github.com/strata-nix/strata/internal/flock"
+	"github.com/strata-nix/strata/nixdb"
+	"github.com/strata-nix/strata/store"
+	"github.com/strata-nix/strata/storepath"
+)
+
+// FindRoots finds what keeps paths alive, see [store.Collector].
+func (s *Store) FindRoots(ctx context.Context, censor bool) (store.Roots, error) {
+	return gc.FindRoots(ctx, s.garbageParts(), s.ValidPaths, censor)
+}
+
+// CollectGarbage deletes what nothing keeps alive, see [store.Collector].
+func (s *Store) CollectGarbage(ctx context.Context, o store.GCOptions) (*store.GCResult, error) {
+	if err := s.writable(); err != nil {
+		return nil, err
+	}
+	res, err := gc.Collect(ctx, s.garbageParts(), o)
+	if err == nil && (o.Action == store.DeleteDead || o.Action == store.DeleteSpecific) {
+		err = s.dropUnusedLinks(ctx)
+	}
+	return res, err
+}
+
+func (s *Store) garbageParts() gc.Parts {
+	return gc.Parts{
+		Dir:        s.dir,
+		StateDir:   s.state,
+		Graph:      s.graph,
+		Entries:    s.entries,
+		Invalidate: s.invalidate,
+		Present:    s.present,
+		Remove:     s.layer.Remove,
+		Busy:       s.busy,
+	}
+}
+
+// graph loads the database's graph, with the edges that keep-outputs and
+// keep-derivations add.
+func (s *Store) graph(ctx context.Context) (gc.Graph, gc.Keeps, error) {
+	g, err := s.db.Graph(ctx)
+	if err != nil {
+		return nil, nil, err
+	}
+	return g, g.Keeps(s.opts.KeepOutputs, !s.opts.DropDerivations), nil
+}
+
+// invalidate makes paths invalid, but for those that something refers to that
+// came after the graph was loaded.
+func (s *Store) invalidate(ctx context.Context, paths []storepath.Path) (inUse []storepath.Path, err error) {
+	for {
+		err := s.db.Invalidate(ctx, paths)
+		var used *nixdb.InUseError
+		if !errors.As(err, &used) {
+			return inUse, err
+		}
+		activity.Warnf(ctx, "%v", used)
+		busy, err := s.dir.Parse(used.Path)
+		if err != nil {
+			return inUse, err
+		}
+		inUse = append(inUse, busy)
+		paths = slices.DeleteFunc(slices.Clone(paths), func(p storepath.Path) bool { return p == busy })
+	}
+}
+
+// entries lists what lies in the directory from which we delete.
+func (s *Store) entries(context.Context) ([]string, error) {
+	list, err := os.ReadDir(s.layer.Deletable)
+	if err != nil {
+		return nil, err
+	}
+	names := make([]string, 0, len(list))
+	for _, e := range list {
+		// A character device is OverlayFS's way to say that there is nothing.
+		if e.Name() == ".links" || e.Type()&fs.ModeCharDevice != 0 {
+			continue
+		}
+		names = append(names, e.Name())
+	}
+	return names, nil
+}
+
+// present gives those names of which something lies where we delete. On a plain
+// store a valid path without an object is worth a line too.
+func (s *Store) present(names []string) []string {
+	if s.layer.Lower == nil {
+		return names
+	}
+	out := make([]string, 0, len(names))
+	for _, n := range names {
+		var st unix.Stat_t
+		if unix.Lstat(filepath.Join(s.layer.Deletable, n), &st) == nil && st.Mode&unix.S_IFMT != unix.S_IFCHR {
+			out = append(out, n)
+		}
+	}
+	return out
+}
+
+// busy tells whether somebody has a temporary directory locked.
+func (s *Store) busy(name string) bool {
+	l, err := flock.OpenDir(filepath.Join(s.real, name))
+	if err != nil {
+		return !errors.Is(err, fs.ErrNotExist)
+	}
+	defer func() { _ = l.Close() }()
+	free, err := l.Try(flock.Exclusive)
+	return !free || err != nil
+}
+
+// dropUnusedLinks unlinks those files of .links that no object shares any more.
+func (s *Store) dropUnusedLinks(ctx context.Context) error {
+	activity.Logf(ctx, activity.Info, "deleting unused links...")
+	dir := filepath.Join(s.layer.Deletable, ".links")
+	entries, err := os.ReadDir(dir)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	for _, e := range entries {
+		var st unix.Stat_t
+		path := filepath.Join(dir, e.Name())
+		if err := unix.Lstat(path, &st); err != nil || st.Nlink != 1 || st.Mode&unix.S_IFMT == unix.S_IFCHR {
+			continue
+		}
+		if err := os.Remove(filepath.Join(s.real, ".links", e.Name())); err != nil && !errors.Is(err, fs.ErrNotExist) {
+			return err
+		}
+	}
+	return nil
+}
+
+// Verify compares the database with the objects, see [store.Verifier].
+func (s *Store) Verify(ctx context.Context, o store.VerifyOptions) (bool, error) {
+	if err := s.writable(); err != nil {
+		return false, err
+	}
+	return check.Verify(ctx, check.Parts{
+		Dir:        s.dir,
+		RealDir:    s.real,
+		StateDir:   s.state,
+		Infos:      s.db.AllPathInfos,
+		Referrers:  s.db.Referrers,
+		Invalidate: s.db.Invalidate,
+		Update: func(ctx context.Context, infos []*store.PathInfo) error {
+			return s.Register(ctx, infos)
+		},
+	}, o)
+}

@@ -1,0 +1,60 @@
+package local
+
+import (
+	"fmt"
+	"strings"
+
+	"github.com/strata-nix/strata/trust"
+)
+
+// overrides are the settings that a client may change for itself.
+var overrides = map[string]func(o *Options, value string) error{
+	"require-sigs":              onBool(func(o *Options, b bool) { o.RequireSigs = b }),
+	"keep-outputs":              onBool(func(o *Options, b bool) { o.KeepOutputs = b }),
+	"keep-derivations":          onBool(func(o *Options, b bool) { o.DropDerivations = !b }),
+	"fsync-store-paths":         onBool(func(o *Options, b bool) { o.FsyncStorePaths = b }),
+	"sync-before-registering":   onBool(func(o *Options, b bool) { o.SyncBeforeRegistering = b }),
+	"trusted-public-keys":       onKeys(func(o *Options, k trust.Keys) { o.TrustedKeys = k }),
+	"extra-trusted-public-keys": onKeys(func(o *Options, k trust.Keys) { o.TrustedKeys = o.TrustedKeys.With(k) }),
+}
+
+func onBool(set func(*Options, bool)) func(*Options, string) error {
+	return func(o *Options, value string) error {
+		switch value {
+		case "true", "yes", "1":
+			set(o, true)
+		case "false", "no", "0":
+			set(o, false)
+		default:
+			return fmt.Errorf("has invalid value '%.80s', expected 'true' or 'false'", value)
+		}
+		return nil
+	}
+}
+
+func onKeys(set func(*Options, trust.Keys)) func(*Options, string) error {
+	return func(o *Options, value string) error {
+		keys, err := trust.ParseKeys(strings.Fields(value))
+		if err != nil {
+			return err
+		}
+		set(o, keys)
+		return nil
+	}
+}
+
+// override applies settings; the extra- ones after the others.
+func (o Options) override(settings map[string]string) (Options, error) {
+	for _, extra := range []bool{false, true} {
+		for name, value := range settings {
+			set, known := overrides[name]
+			if !known || strings.HasPrefix(name, "extra-") != extra {
+				continue
+			}
+			if err := set(&o, value); err != nil {
+				return o, fmt.Errorf("setting '%s': %w", name, err)
+			}
+		}
+	}
+	return o, nil
+}

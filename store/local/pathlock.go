@@ -1,0 +1,28 @@
+package local
+
+import (
+	"context"
+	"fmt"
+
+	"github.com/strata-nix/strata/activity"
+	"github.com/strata-nix/strata/internal/flock"
+	"github.com/strata-nix/strata/storepath"
+)
+
+// lockPath keeps other processes, Nix's too, from making the same object: it
+// locks <path>.lock. The caller unlocks.
+func (s *Store) lockPath(ctx context.Context, p storepath.Path) (*flock.Lock, error) {
+	l, err := flock.OpenLive(ctx, s.realPath(p)+".lock", func() {
+		activity.Logf(ctx, activity.Info, "waiting for locks or build slots...")
+	})
+	if err != nil {
+		return nil, fmt.Errorf("locking path '%s': %w", s.dir.Print(p), err)
+	}
+	return l, nil
+}
+
+// unlock also takes the lock file away.
+func unlock(l *flock.Lock) {
+	l.Delete()
+	_ = l.Close()
+}
