@@ -1,0 +1,323 @@
+// Package overlay is a store of layers: a writable upper layer over any number
+// of lower stores, whose objects the kernel's OverlayFS shows in one directory.
+//
+// It is Nix's local-overlay store with several lowers. The upper is a
+// store/local whose real directory is the merged one; this package answers for
+// what is between the layers:
+//
+//   - valid(p): in the upper's database, or in a lower, first wins. Asking
+//     writes nothing.
+//   - Registering copies up, in the same transaction, the metadata of what the
+//     new objects lean on and only a lower has, so that the upper's database
+//     is whole by itself.
+//   - Adding what any layer has is a no-op on disk.
+//   - Deleting touches the upper alone, and leaves no whiteout where a lower
+//     has the object: its copy is seen afterwards.
+//   - A lower is never written. It may grow behind our back; nothing of it is
+//     remembered here.
+//
+// That a lower could not be asked is an error that names it, never "not valid".
+// An object that a lower has by its database and that cannot be read is a
+// store.DamageError.
+//
+// Caveats: nothing is held open in the merged directory between calls. A lower
+// must be a store whose objects are files here (store.Directory). Two overlays
+// must not share an upper layer.
+package overlay
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"path/filepath"
+	"strings"
+	"sync/atomic"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/strata-nix/strata/builder"
+	"github.com/strata-nix/strata/derivation"
+	"github.com/strata-nix/strata/overlayfs"
+	"github.com/strata-nix/strata/store"
+	"github.com/strata-nix/strata/store/local"
+	"github.com/strata-nix/strata/storepath"
+)
+
+// Options say how a layered store is opened.
+type Options struct {
+	// Upper is the upper layer's own store: its Real is the merged directory, its
+	// State and Log those of the upper.
+	Upper local.Options
+	// UpperLayer is the directory that OverlayFS writes to ("upper-layer").
+	UpperLayer string
+	// NoCheckMount opens the store although the mount may be wrong ("check-mount" is
+	// false).
+	NoCheckMount bool
+	// RemountHook is a program that remounts the merged directory, which it gets as
+	// its argument, when a lower's object has to show again ("remount-hook"). Without
+	// one strata refreshes the mount itself.
+	RemountHook string
+}
+
+// Store is an open layered store.
+type Store struct {
+	*local.Store // the upper, which knows what lies below
+	opts         Options
+	lowers       lowers
+	stale        *atomic.Bool // a lower's object does not show yet
+	view         bool
+}
+
+var _ interface {
+	store.Layered
+	store.Overridable
+	store.Optimiser
+	store.Planner
+	store.Builder
+	store.Collector
+} = (*Store)(nil)
+
+// Open opens a layered store over the lowers, first wins. It closes them, also
+// when it fails.
+func Open(ctx context.Context, o Options, lowerStores []store.Store) (*Store, error) {
+	ls, err := newLowers(lowerStores)
+	if err == nil {
+		var s *Store
+		if s, err = open(ctx, o, ls); err == nil {
+			return s, nil
+		}
+	}
+	for _, l := range lowerStores {
+		err = errors.Join(err, l.Close())
+	}
+	return nil, err
+}
+
+func open(ctx context.Context, o Options, ls lowers) (*Store, error) {
+	if o.UpperLayer == "" {
+		return nil, errors.New("a local-overlay store needs the setting 'upper-layer'")
+	}
+	s := &Store{opts: o, lowers: ls, stale: new(atomic.Bool)}
+	l := local.Layering{Lower: ls, Deletable: o.UpperLayer, Remove: s.remove}
+	if !o.NoCheckMount {
+		if err := s.checkMount(o.Upper.RealDir()); err != nil {
+			return nil, err
+		}
+	}
+	upper, err := local.OpenLayered(ctx, o.Upper, l)
+	if err != nil {
+		return nil, err
+	}
+	if err := ls.sameDir(upper.Dir()); err != nil {
+		return nil, errors.Join(err, upper.Close())
+	}
+	s.Store = upper
+	return s, nil
+}
+
+// checkMount compares what is mounted with the layers.
+func (s *Store) checkMount(merged string) error {
+	return overlayfs.Verify(merged, overlayfs.Expected{Lowers: s.lowers.dirs(), Upper: s.opts.UpperLayer, AllowRelative: true})
+}
+
+// Close closes all layers.
+func (s *Store) Close() error {
+	if s.view {
+		return nil
+	}
+	err := s.Store.Close()
+	for _, l := range s.lowers {
+		err = errors.Join(err, l.Store.Close())
+	}
+	return err
+}
+
+// Layers gives the upper and the lowers.
+func (s *Store) Layers() []store.Layer {
+	out := []store.Layer{{Name: "upper", Upper: true, Store: s.Store.Own()}}
+	for _, l := range s.lowers {
+		out = append(out, store.Layer{Name: l.name, Store: readOnly{l.Store}})
+	}
+	return out
+}
+
+// Override gives a view with other settings, see [store.Overridable].
+func (s *Store) Override(settings map[string]string) (store.Store, error) {
+	v, err := s.Store.Override(settings)
+	if err != nil {
+		return nil, err
+	}
+	c := *s
+	c.Store, c.view = v.(*local.Store), true //nolint:forcetypeassert // what local.Store overrides to
+	return &c, nil
+}
+
+// Referrers gives those of all layers.
+func (s *Store) Referrers(ctx context.Context, paths []storepath.Path) ([][]storepath.Path, error) {
+	all, err := s.Store.Referrers(ctx, paths)
+	if err != nil {
+		return nil, err
+	}
+	for _, l := range s.lowers {
+		more, err := l.referrers(ctx, paths)
+		if err != nil {
+			return nil, err
+		}
+		for i := range more {
+			all[i] = storepath.SortUnique(append(all[i], more[i]...))
+		}
+	}
+	return all, nil
+}
+
+// ValidDerivers gives those of all layers.
+func (s *Store) ValidDerivers(ctx context.Context, p storepath.Path) ([]storepath.Path, error) {
+	all, err := s.Store.ValidDerivers(ctx, p)
+	if err != nil {
+		return nil, err
+	}
+	for _, l := range s.lowers {
+		more, err := l.validDerivers(ctx, p)
+		if err != nil {
+			return nil, err
+		}
+		all = append(all, more...)
+	}
+	return storepath.SortUnique(all), nil
+}
+
+// PathFromHashPart asks the upper, then the lowers.
+func (s *Store) PathFromHashPart(ctx context.Context, hashPart string) (storepath.Path, error) {
+	p, err := s.Store.PathFromHashPart(ctx, hashPart)
+	for _, l := range s.lowers {
+		if err != nil || !p.IsZero() {
+			break
+		}
+		p, err = l.pathFromHashPart(ctx, hashPart)
+	}
+	return p, err
+}
+
+// DerivationOutputs asks the layer in which the derivation is valid.
+func (s *Store) DerivationOutputs(ctx context.Context, drv storepath.Path) (map[string]storepath.Path, error) {
+	here, err := s.Store.DB().ValidPaths(ctx, []storepath.Path{drv})
+	if err != nil {
+		return nil, err
+	}
+	if len(here) > 0 {
+		return s.Store.DerivationOutputs(ctx, drv)
+	}
+	for _, l := range s.lowers {
+		valid, err := l.ValidPaths(ctx, []storepath.Path{drv})
+		if err != nil {
+			return nil, err
+		}
+		if len(valid) > 0 {
+			return l.derivationOutputs(ctx, drv)
+		}
+	}
+	return nil, &store.InvalidPathError{Path: s.Dir().Print(drv)}
+}
+
+// Realisations asks the upper, then the lowers.
+func (s *Store) Realisations(ctx context.Context, ids []store.DrvOutput) ([]*store.Realisation, error) {
+	all, err := s.Store.Realisations(ctx, ids)
+	for _, l := range s.lowers {
+		if err != nil {
+			return nil, err
+		}
+		err = l.addRealisations(ctx, ids, all)
+	}
+	return all, err
+}
+
+// RegisterRealisations stores realisations in the upper; one that a lower has
+// comes up first, so that it is merged and not masked.
+func (s *Store) RegisterRealisations(ctx context.Context, rs []*store.Realisation) error {
+	ids := make([]store.DrvOutput, len(rs))
+	for i, r := range rs {
+		ids[i] = r.ID
+	}
+	known, err := s.Realisations(ctx, ids)
+	if err != nil {
+		return err
+	}
+	all := make([]*store.Realisation, 0, len(rs))
+	for _, k := range known {
+		if k != nil {
+			all = append(all, k)
+		}
+	}
+	return s.Store.RegisterRealisations(ctx, append(all, rs...))
+}
+
+// NarFromPath reads the object through the merged directory. That a lower's
+// object cannot be read is damage of that lower.
+func (s *Store) NarFromPath(ctx context.Context, p storepath.Path, w io.Writer) error {
+	err := s.Store.NarFromPath(ctx, p, w)
+	if err == nil || !errors.Is(err, unix.ESTALE) && !errors.Is(err, fs.ErrNotExist) && !errors.Is(err, unix.EIO) {
+		return err
+	}
+	here, dbErr := s.Store.DB().ValidPaths(ctx, []storepath.Path{p})
+	if dbErr != nil {
+		return errors.Join(err, dbErr)
+	}
+	for _, l := range s.lowers {
+		valid, lowerErr := l.ValidPaths(ctx, []storepath.Path{p})
+		if lowerErr == nil && len(valid) > 0 && !s.inUpper(p.Base()) {
+			return &store.DamageError{Layer: l.name, Path: s.Dir().Print(p), Why: "it is valid there and cannot be read", Err: err}
+		}
+	}
+	if len(here) > 0 {
+		return &store.DamageError{Layer: "upper", Path: s.Dir().Print(p), Why: "it is valid and its object cannot be read", Err: err}
+	}
+	return err
+}
+
+// QueryMissing plans over all layers.
+func (s *Store) QueryMissing(ctx context.Context, targets []derivation.DerivedPath) (*store.Missing, error) {
+	return builder.QueryMissing(ctx, s, targets)
+}
+
+// BuildPaths answers from all layers. What was asked for is then leaned on, so its
+// metadata is copied up.
+func (s *Store) BuildPaths(ctx context.Context, targets []derivation.DerivedPath, mode store.BuildMode) ([]*store.BuildResult, error) {
+	results, err := builder.BuildPaths(ctx, s, targets, mode)
+	if err != nil {
+		return nil, err
+	}
+	var have []storepath.Path
+	for i, r := range results {
+		if !r.Status.OK() {
+			continue
+		}
+		have = append(have, targets[i].Path)
+		for _, o := range r.Outputs {
+			have = append(have, o.OutPath)
+		}
+	}
+	return results, s.Store.Adopt(ctx, storepath.SortUnique(have))
+}
+
+// EnsurePath answers from all layers, like BuildPaths.
+func (s *Store) EnsurePath(ctx context.Context, p storepath.Path) error {
+	if err := builder.EnsurePath(ctx, s, p); err != nil {
+		return err
+	}
+	return s.Store.Adopt(ctx, []storepath.Path{p})
+}
+
+// upperPath is where the upper layer has, or would have, an entry.
+func (s *Store) upperPath(name string) string { return filepath.Join(s.opts.UpperLayer, name) }
+
+func (s *Store) inUpper(name string) bool {
+	var st unix.Stat_t
+	return unix.Lstat(s.upperPath(name), &st) == nil && st.Mode&unix.S_IFMT != unix.S_IFCHR
+}
+
+// lowerName says which layer something is about.
+func lowerName(i int, uri string) string {
+	return fmt.Sprintf("lower %d (%s)", i+1, strings.TrimSuffix(uri, "://"))
+}
