@@ -32,6 +32,9 @@ type Parts struct {
 	// not matter. It gives back those that it left valid because something that
 	// came meanwhile refers to them.
 	Invalidate func(ctx context.Context, paths []storepath.Path) (inUse []storepath.Path, err error)
+	// Present gives those of names of which there is something to be deleted; the
+	// others are made invalid and not spoken of. nil: all.
+	Present func(names []string) []string
 	// Remove deletes entries of the store directory, and tells how many bytes left
 	// the disk. Names that are not there are passed over.
 	Remove func(ctx context.Context, names []string) (freed uint64, err error)
@@ -317,6 +320,9 @@ func (c *collection) deleteClaimed(ctx context.Context, names []string, valid bo
 		if names, err = c.invalidate(ctx, names); err != nil {
 			return err
 		}
+	}
+	if c.Present != nil {
+		names = c.Present(names)
 	}
 	for _, name := range names {
 		activity.Logf(ctx, activity.Info, "deleting '%s'", string(c.Dir)+"/"+name)
