@@ -14,8 +14,8 @@ import (
 )
 
 // The trees that are measured: "large" is a few files of many megabytes,
-// "small" is like a directory of C++ headers: 40 files of 1 to 20 KB in each directory.
-// Set TMPDIR to a tmpfs to leave the disk out.
+// "small" is like a directory of C++ headers: 40 files of 1 to 20 KB in each
+// directory. Set TMPDIR to a tmpfs to leave the disk out.
 
 func largeTree(b *testing.B) string {
 	root := filepath.Join(b.TempDir(), "large")

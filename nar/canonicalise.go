@@ -11,19 +11,20 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// CanonicaliseOptions says what Canonicalise expects and leaves alone. The
-// zero value is upstream's default.
+// CanonicaliseOptions says what Canonicalise expects and leaves alone. The zero
+// value is upstream's default.
 type CanonicaliseOptions struct {
 	// IgnoredACLs are the extended attributes that are left alone, as in
 	// upstream's setting ignored-acls. Nil means DefaultIgnoredACLs.
 	IgnoredACLs []string
-	// Owners, if not nil, are the users that may own what is found, as for
-	// the output of a build: otherwise a build could hard-link somebody's file into its output
-	// and have its mode and owner changed.
+	// Owners, if not nil, are the users that may own what is found, as for the
+	// output of a build: otherwise a build could hard-link somebody's file into
+	// its output and have its mode and owner changed.
 	Owners *UIDRange
 	// Seen records the inodes that were made canonical. Trees that may share
-	// hard links, as the outputs of one build, must share it, because the owner of a file
-	// is no longer in Owners when it is met for the second time. Nil is for one tree.
+	// hard links, as the outputs of one build, must share it, because the owner
+	// of a file is no longer in Owners when it is met for the second time. Nil
+	// is for one tree.
 	Seen Inodes
 }
 
@@ -39,14 +40,15 @@ type Inodes map[inode]struct{}
 type inode struct{ dev, ino uint64 }
 
 // Canonicalise gives the tree at path the metadata that everything in a store
-// has: mode 0444, or 0555 for directories and for files that their owner may execute;
-// modification time 1 s after the epoch; the effective user and group as
-// owner, if the user was another; no extended attributes, thus no ACLs. It is what
-// upstream's src/libstore/posix-fs-canonicalise.cc does. Restore does not need it.
+// has: mode 0444, or 0555 for directories and for files that their owner may
+// execute; modification time 1 s after the epoch; the effective user and group
+// as owner, if the user was another; no extended attributes, thus no ACLs. It
+// is what upstream's src/libstore/posix-fs-canonicalise.cc does. Restore does
+// not need it.
 //
 // The error names the path. It wraps ErrUnsupportedType for anything but files,
-// directories and symlinks, ErrOwner for owners outside of opts.Owners, ErrTooDeep,
-// or ctx's cause. By then part of the tree has been changed.
+// directories and symlinks, ErrOwner for owners outside of opts.Owners,
+// ErrTooDeep, or ctx's cause. By then part of the tree has been changed.
 func Canonicalise(ctx context.Context, path string, opts CanonicaliseOptions) error {
 	parent, name, err := splitPath(path)
 	if err != nil {
@@ -135,8 +137,8 @@ func (c *canonicaliser) object(dirfd int, name string, depth int) error {
 	return nil
 }
 
-// checkOwner refuses what somebody else owns, and tells whether the object is a further
-// hard link to one that was dealt with.
+// checkOwner refuses what somebody else owns, and tells whether the object is a
+// further hard link to one that was dealt with.
 func (c *canonicaliser) checkOwner(h *handle) (seen bool, err error) {
 	id := inode{uint64(h.st.Dev), h.st.Ino}
 	owners := c.opts.Owners
@@ -209,8 +211,8 @@ func (c *canonicaliser) dropXattrs(h *handle) error {
 	return nil
 }
 
-// listXattrs returns the names of an object's extended attributes, none on file systems
-// without them.
+// listXattrs returns the names of an object's extended attributes, none on file
+// systems without them.
 func listXattrs(path string, list func(string, []byte) (int, error)) ([]string, error) {
 	for {
 		size, err := list(path, nil)

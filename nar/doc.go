@@ -1,8 +1,8 @@
 // Package nar reads, writes, unpacks and inspects Nix archives.
 //
-// A Nix archive (NAR) is the one serialisation of a file system object that
-// Nix hashes: a regular file with an executable bit, a symlink, or a directory
-// of those, and nothing else. Each tree has exactly one valid archive; this
+// A Nix archive (NAR) is the one serialisation of a file system object that Nix
+// hashes: a regular file with an executable bit, a symlink, or a directory of
+// those, and nothing else. Each tree has exactly one valid archive; this
 // package accepts only that one. The format is specified in the Nix manual,
 // "Nix Archive (NAR) format" (doc/manual/source/protocols/nix-archive).
 //
@@ -30,10 +30,11 @@
 //
 // A name has 1 to 255 bytes; a symlink target 1 to 4095; a file at most 2^63-1
 // bytes; and an object lies at most 63 directories below the root (MaxDepth).
-// They are upstream's (src/libutil/archive.cc). There is no limit on the length of
-// a whole path: everything here works relative to open directories, so that
-// PATH_MAX does not matter. Memory is constant, but for List (proportional to
-// the number of entries) and GitHash (the entries of the directories that are open).
+// They are those of Nix 2.34 (src/libutil/archive.cc). There is no limit on the
+// length of a whole path: everything here works relative to open directories,
+// so that PATH_MAX does not matter. Memory is constant, but for List
+// (proportional to the number of entries) and GitHash (the entries of the
+// directories that are open).
 //
 // # Caveats
 //

@@ -12,10 +12,10 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// Dump writes the archive of the file system object at path to w. Symlinks
-// are followed on the way to path, never at path itself or below it, not even if somebody
-// replaces a directory by one meanwhile. Modes other than the owner's execute bit, owners and
-// times are not recorded.
+// Dump writes the archive of the file system object at path to w. Symlinks are
+// followed on the way to path, never at path itself or below it, not even if
+// somebody replaces a directory by one meanwhile. Modes other than the owner's
+// execute bit, owners and times are not recorded.
 //
 // The error wraps ErrUnsupportedType if there is a socket, device or FIFO,
 // ErrChanged if a file was modified meanwhile, ErrTooDeep, an error of w, or
@@ -123,8 +123,8 @@ func (d *dumper) regular(dirfd int, name string) error {
 	return nil
 }
 
-// contents reads a file straight into the output buffer. It always asks for
-// one byte more than there should be, to notice if the file has grown.
+// contents reads a file straight into the output buffer. It always asks for one
+// byte more than there should be, to notice if the file has grown.
 func (d *dumper) contents(fd int, size int64) error {
 	for left := size; ; {
 		room := d.out.room()

@@ -158,8 +158,8 @@ func TestDumpNestedTooDeeply(t *testing.T) {
 	}
 }
 
-// writerFunc is called with the first write, before anything more than
-// the buffers hold can have been read.
+// writerFunc is called with the first write, before anything more than the
+// buffers hold can have been read.
 type writerFunc func()
 
 func (f *writerFunc) Write(p []byte) (int, error) {

@@ -9,8 +9,8 @@ import (
 
 // Errors that callers tell apart with errors.Is.
 var (
-	// ErrUnsupportedType is for sockets, devices and FIFOs: an archive
-	// cannot hold them.
+	// ErrUnsupportedType is for sockets, devices and FIFOs: an archive cannot
+	// hold them.
 	ErrUnsupportedType = errors.New("has an unsupported type")
 	// ErrChanged is for a file that was modified while it was being read.
 	ErrChanged = errors.New("changed while it was read")
@@ -24,20 +24,20 @@ var (
 	ErrNotUTF8 = errors.New("is not valid UTF-8")
 )
 
-// A FormatError says that bytes are not a valid archive, or not a valid
-// listing of one. Errors of the underlying reader other than the end of the
-// stream are never turned into one.
+// A FormatError says that bytes are not a valid archive, or not a valid listing
+// of one. Errors of the underlying reader other than the end of the stream are
+// never turned into one.
 type FormatError struct {
-	// Offset is the byte, from the start of the archive or listing, at
-	// which the offending token begins.
+	// Offset is the byte, from the start of the archive or listing, at which
+	// the offending token begins.
 	Offset int64
-	// Path is the archive entry being parsed, empty at the root. Its bytes
-	// come from the archive.
+	// Path is the archive entry being parsed, empty at the root. Its bytes come
+	// from the archive.
 	Path string
 	// Reason is the complaint, without place.
 	Reason string
-	// Err is io.ErrUnexpectedEOF if the input was truncated, ErrTooDeep if
-	// it is nested too deeply, else nil.
+	// Err is io.ErrUnexpectedEOF if the input was truncated, ErrTooDeep if it
+	// is nested too deeply, else nil.
 	Err error
 
 	listing bool // of a listing, not an archive
@@ -59,8 +59,8 @@ func (e *FormatError) Unwrap() error { return e.Err }
 
 const reasonTruncated = "unexpected end of file"
 
-// asTruncated turns the two ends of a stream into io.ErrUnexpectedEOF, since
-// no archive may stop there, and leaves other errors alone.
+// asTruncated turns the two ends of a stream into io.ErrUnexpectedEOF, since no
+// archive may stop there, and leaves other errors alone.
 func asTruncated(err error) error {
 	if err == io.EOF {
 		return io.ErrUnexpectedEOF

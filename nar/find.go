@@ -8,9 +8,9 @@ import (
 )
 
 // Find advances to the entry at a path, spelled as for Listing.Lookup, so that
-// its contents can be read. If there is none, or Next went past it already,
-// the error wraps fs.ErrNotExist. It reads no further than needed for the
-// answer: what follows has not been checked, unless Next is called until io.EOF.
+// its contents can be read. If there is none, or Next went past it already, the
+// error wraps fs.ErrNotExist. It reads no further than needed for the answer:
+// what follows has not been checked, unless Next is called until io.EOF.
 func (r *Reader) Find(path string) (Entry, error) {
 	var want []string
 	for name := range strings.SplitSeq(path, "/") {
@@ -45,8 +45,8 @@ func (r *Reader) beyond(want []string) bool {
 	return r.cur.typ != TypeDirectory && r.cur.depth < len(want)
 }
 
-// Cat writes the contents of the regular file at a path inside an archive to
-// w. It reads as far as Find does, and the error is the same, or wraps
+// Cat writes the contents of the regular file at a path inside an archive to w.
+// It reads as far as Find does, and the error is the same, or wraps
 // fs.ErrInvalid if there is something else at path.
 func Cat(w io.Writer, r io.Reader, path string) error {
 	rd := NewReader(r)

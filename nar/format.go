@@ -41,16 +41,16 @@ func (t Type) String() string {
 // An Entry is one object of an archive. Entries come in depth-first order, a
 // directory before what is in it.
 type Entry struct {
-	// Path is relative to the archive's root, names joined with slashes.
-	// It is empty for the root itself.
+	// Path is relative to the archive's root, names joined with slashes. It is
+	// empty for the root itself.
 	Path string
 	Type Type
 
 	// Executable and Size, in bytes, belong to regular files.
 	Executable bool
 	Size       int64
-	// Offset is where a regular file's contents begin, counted in bytes
-	// from the start of the archive. A Writer ignores it.
+	// Offset is where a regular file's contents begin, counted in bytes from
+	// the start of the archive. A Writer ignores it.
 	Offset int64
 
 	// Target belongs to symlinks.
@@ -62,8 +62,8 @@ func (e *Entry) Name() string {
 	return e.Path[strings.LastIndexByte(e.Path, '/')+1:]
 }
 
-// Runs of tokens that always appear together, already in their wire form:
-// a little-endian 64-bit length, the bytes, zeros up to a multiple of eight.
+// Runs of tokens that always appear together, already in their wire form: a
+// little-endian 64-bit length, the bytes, zeros up to a multiple of eight.
 var (
 	magic         = token("nix-archive-1")
 	tokOpen       = token("(")

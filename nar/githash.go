@@ -22,12 +22,13 @@ const (
 // GitHash reads one archive and computes the id of the Git object, a blob or a
 // tree, that Nix's content-addressing method "git" makes of it (upstream's
 // src/libutil/git.cc). newHash is sha1.New or sha256.New. Unlike in a real Git
-// repository, empty directories count. The mode is what the entry for the object would have
-// in a tree above it: the id alone does not tell a symlink from a file.
+// repository, empty directories count. The mode is what the entry for the
+// object would have in a tree above it: the id alone does not tell a symlink
+// from a file.
 //
 // It takes exactly the archive's bytes from r (see the package comment) and
-// fails as Reader.Next does. Memory is proportional to the entries of the directories on
-// one path.
+// fails as Reader.Next does. Memory is proportional to the entries of the
+// directories on one path.
 func GitHash(r io.Reader, newHash func() hash.Hash) (id []byte, mode GitMode, err error) {
 	g := gitHasher{h: newHash()}
 	rd := NewReader(r)

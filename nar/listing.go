@@ -8,9 +8,9 @@ import (
 )
 
 // A Listing is what an archive holds, without the contents of files: a tree of
-// nodes. Binary caches publish it beside the archive as <hash>.ls, in JSON,
-// so that one can look into an archive, and fetch a single file of an uncompressed one,
-// without downloading it. See MarshalJSON for the format.
+// nodes. Binary caches publish it beside the archive as <hash>.ls, in JSON, so
+// that one can look into an archive, and fetch a single file of an uncompressed
+// one, without downloading it. See MarshalJSON for the format.
 type Listing struct {
 	Root *Node
 }
@@ -65,7 +65,8 @@ func List(r io.Reader) (*Listing, error) {
 
 // Lookup finds the node at a path: names joined by slashes, where empty ones
 // and "." mean nothing, so that "", "." and "/" are the root. It is nil if
-// there is none. Symlinks are not followed, and ".." is a name that never exists.
+// there is none. Symlinks are not followed, and ".." is a name that never
+// exists.
 func (l *Listing) Lookup(path string) *Node {
 	n := l.Root
 	for name := range strings.SplitSeq(path, "/") {
@@ -79,8 +80,8 @@ func (l *Listing) Lookup(path string) *Node {
 	return n
 }
 
-// Entry finds a directory's entry. It is nil if there is none, also if n is
-// no directory.
+// Entry finds a directory's entry. It is nil if there is none, also if n is no
+// directory.
 func (n *Node) Entry(name string) *Node {
 	i, ok := slices.BinarySearchFunc(n.Entries, name, func(e DirEntry, name string) int {
 		return cmp.Compare(e.Name, name)

@@ -7,18 +7,19 @@ import (
 	"unicode/utf8"
 )
 
-// MarshalJSON writes the listing as upstream writes a .ls file (version 1), byte for byte
-// since some release between 2.8 and 2.26: one line, without spaces, with the keys
-// in alphabetical order.
+// MarshalJSON writes the listing as upstream writes a .ls file (version 1),
+// byte for byte since some release between 2.8 and 2.26: one line, without
+// spaces, with the keys in alphabetical order.
 //
 //	{"root":{"entries":{"hello":{"executable":true,"narOffset":400,"size":21,"type":"regular"},
 //	"link":{"target":"hello","type":"symlink"}},"type":"directory"},"version":1}
 //
-// "executable" is left out where it would be false, "narOffset" where it would be 0.
+// "executable" is left out where it would be false, "narOffset" where it would
+// be 0.
 //
-// JSON is Unicode, and names in an archive are bytes. Where a name or a target is
-// not UTF-8 the error wraps ErrNotUTF8, as upstream fails too: a listing with
-// replaced characters would name files that are not there. Such an archive
+// JSON is Unicode, and names in an archive are bytes. Where a name or a target
+// is not UTF-8 the error wraps ErrNotUTF8, as upstream fails too: a listing
+// with replaced characters would name files that are not there. Such an archive
 // goes without a listing.
 func (l *Listing) MarshalJSON() ([]byte, error) {
 	if l.Root == nil {
@@ -35,9 +36,10 @@ func (l *Listing) MarshalJSON() ([]byte, error) {
 // `nix store ls --json --recursive` prints.
 func (n *Node) MarshalJSON() ([]byte, error) { return n.AppendJSON(nil, -1) }
 
-// AppendJSON appends the node to b, and the nodes in it down to the given number of
-// levels, all of them if it is negative. Below the last level each entry is an empty
-// object: with levels 1 it is what `nix store ls --json` prints.
+// AppendJSON appends the node to b, and the nodes in it down to the given
+// number of levels, all of them if it is negative. Below the last level each
+// entry is an empty object: with levels 1 it is what `nix store ls --json`
+// prints.
 func (n *Node) AppendJSON(b []byte, levels int) ([]byte, error) {
 	switch n.Type {
 	case TypeRegular:
@@ -104,8 +106,8 @@ func appendJSONString(b []byte, s string) ([]byte, error) {
 	return append(b, '"'), nil
 }
 
-// MaxListing is the largest .ls file that ReadListing takes, in bytes. The listing of
-// 10^6 files has about a tenth of it.
+// MaxListing is the largest .ls file that ReadListing takes, in bytes. The
+// listing of 10^6 files has about a tenth of it.
 const MaxListing = 1 << 30
 
 // ReadListing reads a .ls file. It reads r to its end.
@@ -125,9 +127,9 @@ func ReadListing(r io.Reader) (*Listing, error) {
 }
 
 // UnmarshalJSON parses a .ls file. It holds names, targets, sizes and nesting
-// to the limits of archives, and refuses duplicate keys and what is not
-// UTF-8. Order does not matter, unknown keys are skipped. The error is a
-// *FormatError. Memory is proportional to the input.
+// to the limits of archives, and refuses duplicate keys and what is not UTF-8.
+// Order does not matter, unknown keys are skipped. The error is a *FormatError.
+// Memory is proportional to the input.
 func (l *Listing) UnmarshalJSON(data []byte) error {
 	p := listingParser{in: data}
 	var version int64

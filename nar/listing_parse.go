@@ -6,8 +6,8 @@ import (
 	"strconv"
 )
 
-// A listingParser is a JSON parser for listings. encoding/json would not do:
-// it replaces what is not UTF-8, lets later duplicates of a key win and would
+// A listingParser is a JSON parser for listings. encoding/json would not do: it
+// replaces what is not UTF-8, lets later duplicates of a key win and would
 // decode each object twice to learn its type.
 type listingParser struct {
 	in   []byte
@@ -67,8 +67,8 @@ func (p *listingParser) node(depth int) (*Node, error) {
 	return n, p.check(n, typ, seen&1 != 0)
 }
 
-// check decides from a node's type whether it is complete, and drops what does not
-// belong to it.
+// check decides from a node's type whether it is complete, and drops what does
+// not belong to it.
 func (p *listingParser) check(n *Node, typ string, hasEntries bool) error {
 	switch typ {
 	case "regular":

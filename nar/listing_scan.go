@@ -140,8 +140,8 @@ func (p *listingParser) string() (string, error) {
 	return "", p.malformed("JSON: string has no end")
 }
 
-// escapedString takes a string that begins at from and has its first escape
-// at pos.
+// escapedString takes a string that begins at from and has its first escape at
+// pos.
 func (p *listingParser) escapedString(from, pos int) (string, error) {
 	b := append([]byte(nil), p.in[from:pos]...)
 	for p.pos = pos; p.pos < len(p.in); {

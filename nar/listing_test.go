@@ -34,7 +34,8 @@ func oddTree() string {
 	))
 }
 
-// oddListing is the .ls file that `nix copy --to 'file://…?write-nar-listing=true'` wrote.
+// oddListing is the .ls file that `nix copy --to
+// 'file://…?write-nar-listing=true'` wrote.
 const oddListing = `{"root":{"entries":{"a":{"entries":{"link":{"target":"../sub/x","type":"symlink"}},"type":"directory"},"a-b":{"narOffset":592,"size":1,"type":"regular"},"a.b":{"entries":{"f":{"narOffset":920,"size":1,"type":"regular"}},"type":"directory"},"a0":{"narOffset":1144,"size":1,"type":"regular"},"empty":{"narOffset":1336,"size":0,"type":"regular"},"quote\"back\\slash":{"narOffset":1528,"size":8,"type":"regular"},"sub":{"entries":{"empty":{"entries":{},"type":"directory"},"x":{"executable":true,"narOffset":2056,"size":5,"type":"regular"}},"type":"directory"},"tab\tnl\nbell\u0001del` + "\x7f" + `ü":{"narOffset":2296,"size":1,"type":"regular"}},"type":"directory"},"version":1}`
 
 func TestListingIsThatOfStockNix(t *testing.T) {

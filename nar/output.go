@@ -8,8 +8,8 @@ import (
 const (
 	// outputSize is how much is written at once.
 	outputSize = bulkSize
-	// outputCount is how many buffers a dump has: one being filled, one
-	// being written, one waiting.
+	// outputCount is how many buffers a dump has: one being filled, one being
+	// written, one waiting.
 	outputCount = 3
 )
 
@@ -22,8 +22,8 @@ type output struct {
 	made  int // buffers, buf included
 }
 
-// pump runs fill in a goroutine of its own and writes what it produces to w,
-// in order. It returns when both are done.
+// pump runs fill in a goroutine of its own and writes what it produces to w, in
+// order. It returns when both are done.
 func pump(ctx context.Context, w io.Writer, fill func(*output) error) error {
 	if err := context.Cause(ctx); err != nil {
 		return err

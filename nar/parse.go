@@ -8,8 +8,8 @@ import (
 	"math"
 )
 
-// This is the grammar. Each method takes from the source what its name says,
-// or returns a *FormatError.
+// This is the grammar. Each method takes from the source what its name says, or
+// returns a *FormatError.
 
 // step takes everything up to the next entry's contents.
 func (r *Reader) step() error {
@@ -51,8 +51,8 @@ func (r *Reader) step() error {
 	return io.EOF
 }
 
-// leave is called after an object's end, to take the end of the directory
-// entry that it was in.
+// leave is called after an object's end, to take the end of the directory entry
+// that it was in.
 func (r *Reader) leave() error {
 	if r.open == 0 {
 		r.state = atEnd

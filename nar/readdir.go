@@ -30,8 +30,8 @@ func readDirectory(fd int, buf []byte) ([]dirEntry, error) {
 	}
 }
 
-// appendDirents decodes what getdents64 wrote: records of inode, offset,
-// record length, type, and a name that ends with a NUL.
+// appendDirents decodes what getdents64 wrote: records of inode, offset, record
+// length, type, and a name that ends with a NUL.
 func appendDirents(list []dirEntry, b []byte) []dirEntry {
 	const (
 		lengthAt = unsafe.Offsetof(unix.Dirent{}.Reclen)

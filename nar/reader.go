@@ -2,8 +2,8 @@ package nar
 
 import "io"
 
-// A Reader parses one archive, entry by entry, and refuses whatever is not
-// the canonical encoding of a tree. It must not be used by two goroutines at once.
+// A Reader parses one archive, entry by entry, and refuses whatever is not the
+// canonical encoding of a tree. It must not be used by two goroutines at once.
 //
 //	r := nar.NewReader(src)
 //	for {
@@ -62,9 +62,9 @@ func NewReader(r io.Reader) *Reader {
 
 // Next advances to the next entry, skipping what was not read of the present
 // one's contents. The error is io.EOF after the last entry, and only then has
-// the whole archive been taken from the underlying reader; it is a
-// *FormatError if the archive is malformed or truncated, and wraps the underlying
-// reader's error otherwise. Errors are sticky.
+// the whole archive been taken from the underlying reader; it is a *FormatError
+// if the archive is malformed or truncated, and wraps the underlying reader's
+// error otherwise. Errors are sticky.
 func (r *Reader) Next() (Entry, error) {
 	if err := r.next(); err != nil {
 		return Entry{}, err
@@ -79,8 +79,8 @@ func (r *Reader) Next() (Entry, error) {
 	}, nil
 }
 
-// Read reads the contents of the present entry, which are empty unless it is
-// a regular file. At their end it returns io.EOF.
+// Read reads the contents of the present entry, which are empty unless it is a
+// regular file. At their end it returns io.EOF.
 func (r *Reader) Read(p []byte) (int, error) {
 	if r.err != nil && r.err != io.EOF {
 		return 0, r.err
@@ -93,8 +93,8 @@ func (r *Reader) Read(p []byte) (int, error) {
 	return n, r.fail(err)
 }
 
-// WriteTo writes what was not read yet of the present entry's contents to w.
-// It implements io.WriterTo.
+// WriteTo writes what was not read yet of the present entry's contents to w. It
+// implements io.WriterTo.
 func (r *Reader) WriteTo(w io.Writer) (int64, error) {
 	if r.err != nil && r.err != io.EOF {
 		return 0, r.err

@@ -11,14 +11,14 @@ import (
 )
 
 // RemoveTree deletes the object at path and all that is in it, and tells how
-// many bytes that gave back to the file system: the blocks that were
-// allocated to directories and to files with no other hard link. It is no error if there is
-// nothing at path.
+// many bytes that gave back to the file system: the blocks that were allocated
+// to directories and to files with no other hard link. It is no error if there
+// is nothing at path.
 //
-// Read-only directories are made writable first. Symlinks are deleted, never followed, also if
-// somebody replaces a directory by one meanwhile. The depth of the tree does not
-// matter. After an error, which names the path, or when ctx is done, an
-// unspecified part is left; freed counts what was deleted.
+// Read-only directories are made writable first. Symlinks are deleted, never
+// followed, also if somebody replaces a directory by one meanwhile. The depth
+// of the tree does not matter. After an error, which names the path, or when
+// ctx is done, an unspecified part is left; freed counts what was deleted.
 func RemoveTree(ctx context.Context, path string) (freed int64, err error) {
 	parent, name, err := splitPath(path)
 	if errors.Is(err, unix.ENOENT) {
@@ -166,9 +166,8 @@ func (r *remover) fail(op string, err error) error {
 	return pathError(op, r.trail.at(""), err)
 }
 
-// try calls f again after making the directory writable, if that may be why
-// it failed. Only then: the change would cost a write, and on an
-// OverlayFS a copy.
+// try calls f again after making the directory writable, if that may be why it
+// failed. Only then: the change would cost a write, and on an OverlayFS a copy.
 func (l level) try(f func() error) error {
 	err := f()
 	if err != unix.EACCES || l.depth == 0 {
@@ -180,8 +179,8 @@ func (l level) try(f func() error) error {
 	return f()
 }
 
-// openDirectory opens a directory for listing, even if its mode forbids that
-// to its owner.
+// openDirectory opens a directory for listing, even if its mode forbids that to
+// its owner.
 func openDirectory(dirfd int, name string) (int, error) {
 	const flags = unix.O_RDONLY | unix.O_DIRECTORY | unix.O_NOFOLLOW
 	fd, err := openat(dirfd, name, flags, 0)

@@ -8,13 +8,15 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// RestoreOptions says how Restore unpacks. The zero value is what a store wants.
+// RestoreOptions says how Restore unpacks. The zero value is what a store
+// wants.
 type RestoreOptions struct {
 	// KeepMetadata leaves modes to the umask and times to the clock, as
 	// `nix-store --restore` does, rather than making them canonical.
 	KeepMetadata bool
 	// Sync makes Restore return only when the tree is on disk, as upstream's
-	// setting fsync-store-paths. The entry in the parent directory is not included.
+	// setting fsync-store-paths. The entry in the parent directory is not
+	// included.
 	Sync bool
 }
 
@@ -27,19 +29,19 @@ type Stats struct {
 	NarSize int64
 }
 
-// Restore unpacks one archive from r as path, whose parent directory exists
-// and which does not exist itself. It takes exactly the archive's bytes from r
-// (see the package comment).
+// Restore unpacks one archive from r as path, whose parent directory exists and
+// which does not exist itself. It takes exactly the archive's bytes from r (see
+// the package comment).
 //
-// The archive cannot reach outside: objects are only ever created, exclusively, and
-// relative to a directory that was itself created by this call and is held
-// open, so no name, symlink or concurrent renaming leads anywhere else.
-// Memory and disk space stay proportional to what was received.
+// The archive cannot reach outside: objects are only ever created, exclusively,
+// and relative to a directory that was itself created by this call and is held
+// open, so no name, symlink or concurrent renaming leads anywhere else. Memory
+// and disk space stay proportional to what was received.
 //
-// The metadata is canonical: modes 0444, 0555 for executables and directories, modification
-// time 1 s after the epoch, and no ACLs inherited from the parent.
-// Directories have mode 0700 until they are complete. The owner is the process's
-// effective user.
+// The metadata is canonical: modes 0444, 0555 for executables and directories,
+// modification time 1 s after the epoch, and no ACLs inherited from the parent.
+// Directories have mode 0700 until they are complete. The owner is the
+// process's effective user.
 //
 // After an error, what was unpacked remains; RemoveTree removes it. Invalid
 // archives give a *FormatError, others name the path and wrap the errno (for

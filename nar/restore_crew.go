@@ -8,10 +8,10 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// A crew makes small files and symlinks. Its helpers are started when the
-// first batch is full, so that small objects do without; when they are all busy,
-// the restorer makes a batch itself. Objects are made in no particular order, which the
-// reference counts of restoreDir allow.
+// A crew makes small files and symlinks. Its helpers are started when the first
+// batch is full, so that small objects do without; when they are all busy, the
+// restorer makes a batch itself. Objects are made in no particular order, which
+// the reference counts of restoreDir allow.
 type crew struct {
 	maker   *maker
 	batch   *batch      // being gathered

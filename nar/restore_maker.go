@@ -7,8 +7,8 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// A restoreDir is a directory being filled. It is finished and closed when
-// its last reference goes: one is the restorer's until the archive has ended the
+// A restoreDir is a directory being filled. It is finished and closed when its
+// last reference goes: one is the restorer's until the archive has ended the
 // directory, and each job and each subdirectory in it holds another.
 type restoreDir struct {
 	fd     int
@@ -79,8 +79,8 @@ func (m *maker) mode(executable bool) uint32 {
 	return 0o444
 }
 
-// create makes an empty file, open for writing: a mode without write permission counts from the
-// next open on.
+// create makes an empty file, open for writing: a mode without write permission
+// counts from the next open on.
 func (m *maker) create(dir *restoreDir, name string, executable bool) (int, error) {
 	fd, err := openat(dir.fd, name, unix.O_WRONLY|unix.O_CREAT|unix.O_EXCL|unix.O_NOFOLLOW, m.mode(executable))
 	if err != nil {
@@ -170,7 +170,8 @@ func (m *maker) directory(dir *restoreDir, name string) (*restoreDir, error) {
 	return sub, nil
 }
 
-// finishDirectory gives a directory its metadata; nothing will be made in it anymore.
+// finishDirectory gives a directory its metadata; nothing will be made in it
+// anymore.
 func (m *maker) finishDirectory(d *restoreDir) error {
 	if m.keep {
 		return nil

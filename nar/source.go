@@ -50,8 +50,8 @@ func (s *source) want(n int) {
 	s.hi += m
 }
 
-// peek returns the next n bytes without taking them, valid until the next
-// call; fewer only together with an error, io.ErrUnexpectedEOF at the end.
+// peek returns the next n bytes without taking them, valid until the next call;
+// fewer only together with an error, io.ErrUnexpectedEOF at the end.
 func (s *source) peek(n int) ([]byte, error) {
 	if s.br != nil {
 		b, err := s.br.Peek(n)
@@ -135,8 +135,8 @@ func (s *source) skip(n int64) error {
 	return err
 }
 
-// writeTo takes n bytes and writes them to w, straight from the reader's
-// buffer as long as that has some. Errors of w come as *writeError.
+// writeTo takes n bytes and writes them to w, straight from the reader's buffer
+// as long as that has some. Errors of w come as *writeError.
 func (s *source) writeTo(w io.Writer, n int64) (done int64, err error) {
 	var bulk *[bulkSize]byte
 	for done < n {

@@ -28,7 +28,8 @@ func TestStockNixAgrees(t *testing.T) {
 			"odd": oddTree(), "more": stockTree(),
 			"file": archive(fileTokens(true, "contents")), "symlink": archive(linkTokens("/nowhere")),
 		} {
-			// Ours unpacked and dumped by it, and its own unpacked and dumped by us.
+			// Ours unpacked and dumped by it, and its own unpacked and dumped
+			// by us.
 			ours := filepath.Join(nix.Dir, "tmp", "ours-"+name)
 			if _, err := Restore(ctx, strings.NewReader(in), ours, RestoreOptions{}); err != nil {
 				t.Fatal(err)
@@ -82,8 +83,8 @@ func TestStockNixWritesTheSameListing(t *testing.T) {
 	})
 }
 
-// Real store objects have the archives that their registration says, and come back
-// whole through Copy.
+// Real store objects have the archives that their registration says, and come
+// back whole through Copy.
 func TestCorpusObjects(t *testing.T) {
 	dir, registration := testenv.Corpus(t)
 	lines := strings.Split(string(must(os.ReadFile(registration))), "\n")

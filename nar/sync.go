@@ -2,8 +2,8 @@ package nar
 
 import "golang.org/x/sys/unix"
 
-// syncTree waits until a tree is on disk: contents, metadata and directory entries, but
-// not the entry for the tree itself.
+// syncTree waits until a tree is on disk: contents, metadata and directory
+// entries, but not the entry for the tree itself.
 func syncTree(dirfd int, name, path string) error {
 	s := syncer{trail: trail{root: path}, dirents: make([]byte, direntBuffer)}
 	return s.object(dirfd, dirEntry{name: name}, 0)

@@ -12,8 +12,8 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// File descriptors are plain numbers here: an os.File costs more to make than
-// a small file costs to read.
+// File descriptors are plain numbers here: an os.File costs more to make than a
+// small file costs to read.
 
 // retry repeats a system call that a signal interrupted.
 func retry[T any](f func() (T, error)) (T, error) {
@@ -131,8 +131,8 @@ type trail struct {
 func (t *trail) push(name string) { t.names = append(t.names, name) }
 func (t *trail) pop()             { t.names = t.names[:len(t.names)-1] }
 
-// at is the path of an entry of the present directory, or of the present
-// object itself if name is empty.
+// at is the path of an entry of the present directory, or of the present object
+// itself if name is empty.
 func (t *trail) at(name string) string {
 	all := slices.Concat([]string{t.root}, t.names)
 	if name != "" {

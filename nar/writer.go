@@ -41,8 +41,8 @@ func NewWriter(w io.Writer) *Writer {
 
 // Next begins an entry. Entries come as a Reader gives them: the root first,
 // with an empty path; a directory before what is in it; the entries of a
-// directory sorted by their bytes. Directories end by themselves. After a regular
-// file, exactly e.Size bytes must be written before the next call.
+// directory sorted by their bytes. Directories end by themselves. After a
+// regular file, exactly e.Size bytes must be written before the next call.
 func (w *Writer) Next(e Entry) error {
 	if w.err == nil {
 		w.err = w.next(&e)

@@ -1,15 +1,16 @@
 // Package refscan searches byte streams for the hash parts of store paths.
 //
-// Nix learns what a store object refers to by looking for the 32-character
-// hash parts of candidate paths in its archive, wherever they are. Scanner
-// does that. Rewriter replaces hash parts by others of the same length, as is
-// done when an object is moved to its final, content-addressed path. Modulo hashes
+// Nix learns what a store object refers to by looking for the 32-character hash
+// parts of candidate paths in its archive, wherever they are. Scanner does
+// that. Rewriter replaces hash parts by others of the same length, as is done
+// when an object is moved to its final, content-addressed path. Modulo hashes
 // an object that refers to itself, whose path depends on its hash.
 //
 // What upstream does is in src/libstore/references.cc.
 //
-// A hash part is found only if it is there as such: not in compressed or
-// UTF-16 data, and not split, as some file systems and executables do with long strings.
+// A hash part is found only if it is there as such: not in compressed or UTF-16
+// data, and not split, as some file systems and executables do with long
+// strings.
 package refscan
 
 import (
@@ -52,8 +53,8 @@ func CheckHashPart(s string) error {
 // A matcher finds any of a set of hash parts in a buffer.
 type matcher struct {
 	parts map[[Len]byte]int // to their numbers
-	// starts has a bit for each combination of three digits that a part
-	// begins with, to leave the map alone in long runs of digits.
+	// starts has a bit for each combination of three digits that a part begins
+	// with, to leave the map alone in long runs of digits.
 	starts [1 << 15 / bits.UintSize]uint
 }
 
@@ -76,11 +77,12 @@ func start(w []byte) uint {
 	return uint(digits[w[0]])<<10 | uint(digits[w[1]])<<5 | uint(digits[w[2]])
 }
 
-// next finds the first part that begins at or after i and lies wholly in s,
-// and its number; at is -1 if there is none.
+// next finds the first part that begins at or after i and lies wholly in s, and
+// its number; at is -1 if there is none.
 //
 // It looks at a window of 32 bytes from behind: a byte that is no digit rules
-// out all windows that contain it, so that most data is skipped 32 bytes at a time.
+// out all windows that contain it, so that most data is skipped 32 bytes at a
+// time.
 func (m *matcher) next(s []byte, i int) (at, number int) {
 	for i+Len <= len(s) {
 		w := s[i : i+Len : i+Len]

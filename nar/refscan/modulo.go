@@ -5,9 +5,9 @@ import (
 	"hash"
 )
 
-// Modulo hashes a stream as if a hash part, that of the object's own path,
-// were 32 zero bytes wherever it occurs. The content address of an object that refers to
-// itself is such a hash, since its path depends on it.
+// Modulo hashes a stream as if a hash part, that of the object's own path, were
+// 32 zero bytes wherever it occurs. The content address of an object that
+// refers to itself is such a hash, since its path depends on it.
 //
 //	m, err := refscan.NewModulo(sha256.New(), selfHashPart)
 //	nar.Dump(ctx, m, path)
@@ -36,10 +36,10 @@ func (m *Modulo) Sum() []byte {
 }
 
 // SumWithPositions is Sum as Nix up to 2.16 computed it, and as it was meant:
-// after the stream, "|" and the decimal offset of each occurrence is hashed,
-// so that an occurrence and 32 zero bytes are not the same. Since upstream's commit
-// 3ebe1341ab no offsets are recorded anymore, and content addresses of objects that
-// refer to themselves differ between the two.
+// after the stream, "|" and the decimal offset of each occurrence is hashed, so
+// that an occurrence and 32 zero bytes are not the same. Since upstream's
+// commit 3ebe1341ab no offsets are recorded anymore, and content addresses of
+// objects that refer to themselves differ between the two.
 func (m *Modulo) SumWithPositions() []byte {
 	m.r.Close()
 	for _, at := range m.positions {

@@ -7,9 +7,9 @@ import (
 )
 
 // A Rewriter is an io.WriteCloser that passes a stream on and replaces hash
-// parts in it by others. Matches do not overlap: of two that would, the first is replaced,
-// and replacements are not searched again. It holds back up to 31 bytes
-// until more is written or it is closed. Errors are sticky.
+// parts in it by others. Matches do not overlap: of two that would, the first
+// is replaced, and replacements are not searched again. It holds back up to 31
+// bytes until more is written or it is closed. Errors are sticky.
 type Rewriter struct {
 	w      io.Writer
 	m      matcher
@@ -21,8 +21,8 @@ type Rewriter struct {
 	found  func(offset int64) // nil, or told about each match
 }
 
-// NewRewriter returns a Rewriter to w. The keys and values of rewrites are
-// hash parts.
+// NewRewriter returns a Rewriter to w. The keys and values of rewrites are hash
+// parts.
 func NewRewriter(w io.Writer, rewrites map[string]string) (*Rewriter, error) {
 	r := newRewriter(w)
 	for from, to := range rewrites {
@@ -84,8 +84,7 @@ func (r *Rewriter) pass(n int) {
 	r.skip = max(r.skip-n, 0)
 }
 
-// Close passes on what was held back. It does not close the underlying
-// writer.
+// Close passes on what was held back. It does not close the underlying writer.
 func (r *Rewriter) Close() error {
 	if r.err == nil {
 		r.pass(len(r.buf))

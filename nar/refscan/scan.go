@@ -2,9 +2,9 @@ package refscan
 
 import "slices"
 
-// A Scanner is an io.Writer that looks for hash parts in what is written to
-// it, also where they are cut by the border of two writes. Write never fails. Once all
-// are found, it costs nothing.
+// A Scanner is an io.Writer that looks for hash parts in what is written to it,
+// also where they are cut by the border of two writes. Write never fails. Once
+// all are found, it costs nothing.
 type Scanner struct {
 	m     matcher
 	found []string
