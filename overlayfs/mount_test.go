@@ -480,7 +480,9 @@ func TestOldMountInterface(t *testing.T) {
 		if err := ls.joinLowers(c); err != nil {
 			t.Error(err)
 		}
-		o.Lowers[0] = b.mkdir(strings.Repeat(strings.Repeat("y", 200)+"/", 25) + "y")
+		for i, c := range []string{"y", "z"} { // each fits into a path, both not into a page
+			o.Lowers[i] = b.mkdir(strings.Repeat(strings.Repeat(c, 200)+"/", 15))
+		}
 		long, err := openLayers(o)
 		if err != nil {
 			t.Fatal(err)
