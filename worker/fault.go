@@ -134,3 +134,13 @@ func plain(s string) string {
 	}
 	return colours.ReplaceAllString(s, "")
 }
+
+// privilegeError has the words of stock daemons, which scripts look for.
+type privilegeError string
+
+func denied(why string) error { return privilegeError(why) }
+
+func (e privilegeError) Error() string { return string(e) }
+
+// Unwrap makes it a store.ErrNotPrivileged.
+func (e privilegeError) Unwrap() error { return store.ErrNotPrivileged }

@@ -3,11 +3,10 @@ package worker
 import (
 	"bufio"
 	"context"
-	"fmt"
+	"errors"
 	"io"
-	"strings"
 
-	"github.com/strata-nix/strata/nixhash"
+	"github.com/strata-nix/strata/nar"
 	"github.com/strata-nix/strata/store"
 	"github.com/strata-nix/strata/storepath"
 	"github.com/strata-nix/strata/wire"
@@ -47,6 +46,46 @@ func serveAddToStoreNar(ctx context.Context, s *session) error {
 	}
 	s.stop()
 	return nil
+}
+
+// Add implements store.Adder. The daemon is asked first, so that an object which
+// it has already is not sent.
+func (c *Client) Add(ctx context.Context, info *store.PathInfo, archive io.Reader, o store.AddOptions) error {
+	if err := keep(ctx, o, info.Path); err != nil {
+		return err
+	}
+	if !o.Repair {
+		if valid, err := c.ValidPaths(ctx, []storepath.Path{info.Path}); err != nil || len(valid) > 0 {
+			return err
+		}
+	}
+	return c.with(ctx, opAddToStoreNar, func(k *conn) error {
+		k.out.Uint64(opAddToStoreNar)
+		k.out.path(info.Path)
+		k.out.info(info)
+		k.out.Bool(o.Repair)
+		k.out.Bool(o.NoCheckSigs)
+		if k.out.version >= v1+23 {
+			return k.upload(ctx, true, func(w io.Writer) error {
+				_, err := nar.Copy(w, archive)
+				return err
+			})
+		}
+		if err := k.out.Flush(); err != nil {
+			return k.lastWords(ctx, err)
+		}
+		n := newNarReader(archive)
+		defer n.close()
+		return k.hear(ctx, n)
+	})
+}
+
+// keep adds p to the roots that somebody asked for.
+func keep(ctx context.Context, o store.AddOptions, p storepath.Path) error {
+	if o.Roots == nil {
+		return nil
+	}
+	return o.Roots.Add(ctx, []storepath.Path{p})
 }
 
 func serveAddMultipleToStore(ctx context.Context, s *session) error {
@@ -117,162 +156,60 @@ func (u *upload) close() {
 	}
 }
 
-// addDump adds d to the store of the connection.
-func (s *session) addDump(ctx context.Context, d store.Dump, o store.AddOptions) (*store.PathInfo, error) {
-	a, err := store.Need[store.DumpAdder](s.view, "addToStoreFromDump")
-	if err != nil {
-		return nil, err
+// AddMultiple implements store.MultiAdder. It takes one request if src is a
+// store.SizedSource, as the daemon is told the number of objects first.
+func (c *Client) AddMultiple(ctx context.Context, src store.ObjectSource, o store.AddOptions) error {
+	sized, ok := src.(store.SizedSource)
+	if !ok || c.proto < opByNumber(opAddMultipleToStore).since {
+		return c.addEach(ctx, src, o)
 	}
-	o.Roots = s.tempRoots()
-	return a.AddDump(ctx, d, o)
-}
-
-func serveAddToStore(ctx context.Context, s *session) error {
-	if s.in.version < v1+25 {
-		return serveOldAddToStore(ctx, s)
-	}
-	d := store.Dump{Name: s.in.TextMax(maxPath)}
-	var err error
-	if d.Spec, err = storepath.ParseSpec(s.in.TextMax(maxPath)); err != nil {
-		s.in.reject(err)
-	}
-	d.NAR = d.Spec.Method == storepath.Recursive || d.Spec.Method == storepath.Git
-	d.References = s.in.paths()
-	o := store.AddOptions{Repair: s.in.Bool()}
-	var info *store.PathInfo
-	err = s.framed(func(r io.Reader) error {
-		d.Contents = r
-		if d.NAR {
-			d.Contents = bufio.NewReaderSize(r, narBuffer)
-		}
-		info, err = s.addDump(ctx, d, o)
-		return err
+	return c.with(ctx, opAddMultipleToStore, func(k *conn) error {
+		k.out.Uint64(opAddMultipleToStore)
+		k.out.Bool(o.Repair)
+		k.out.Bool(o.NoCheckSigs)
+		return k.upload(ctx, true, func(w io.Writer) error {
+			return c.sendObjects(ctx, w, sized, o)
+		})
 	})
-	if err != nil {
-		return err
-	}
-	s.stop()
-	s.out.path(info.Path)
-	s.out.info(info)
-	return nil
 }
 
-// serveOldAddToStore: before 1.25 a NAR follows without frames, whatever the
-// method.
-func serveOldAddToStore(ctx context.Context, s *session) error {
-	d := store.Dump{Name: s.in.TextMax(maxPath), NAR: true}
-	fixed := s.in.Bool()
-	recursive := s.in.Uint64()
-	algorithm := s.in.TextMax(maxPath)
-	var err error
-	switch {
-	case recursive > 1:
-		s.in.Fail(fmt.Errorf("unsupported FileIngestionMethod with value of %d", recursive))
-	case !fixed:
-		d.Spec = storepath.Spec{Method: storepath.Recursive, Algorithm: nixhash.SHA256}
-	default:
-		d.Spec.Method = storepath.Flat
-		if recursive == 1 {
-			d.Spec.Method = storepath.Recursive
+func (c *Client) sendObjects(ctx context.Context, w io.Writer, src store.SizedSource, o store.AddOptions) error {
+	e := &encoder{Writer: wire.NewWriter(w), dir: c.o.Dir, version: infoVersion}
+	e.Uint64(uint64(src.Len()))
+	for {
+		info, archive, err := src.Next()
+		if errors.Is(err, io.EOF) {
+			return e.Flush()
 		}
-		if d.Spec.Algorithm, err = nixhash.ParseAlgorithm(algorithm); err != nil {
-			s.in.reject(err)
-		}
-	}
-	var info *store.PathInfo
-	err = s.inline(func(r io.Reader) error {
-		d.Contents = r
-		info, err = s.addDump(ctx, d, store.AddOptions{})
-		return err
-	})
-	if err != nil {
-		return err
-	}
-	s.stop()
-	s.out.path(info.Path)
-	return nil
-}
-
-func serveAddTextToStore(ctx context.Context, s *session) error {
-	d := store.Dump{
-		Name:     s.in.TextMax(maxPath),
-		Spec:     storepath.Spec{Method: storepath.Text, Algorithm: nixhash.SHA256},
-		Contents: strings.NewReader(s.in.Text()),
-	}
-	d.References = s.in.paths()
-	if err := s.start(); err != nil {
-		return err
-	}
-	info, err := s.addDump(ctx, d, store.AddOptions{})
-	if err != nil {
-		return err
-	}
-	s.stop()
-	s.out.path(info.Path)
-	return nil
-}
-
-func serveAddSignatures(ctx context.Context, s *session) error {
-	p := s.in.path()
-	sigs := s.in.signatures()
-	if err := s.start(); err != nil {
-		return err
-	}
-	a, err := store.Need[store.SignatureAdder](s.view, "addSignatures")
-	if err != nil {
-		return err
-	}
-	return s.done(a.AddSignatures(ctx, p, sigs))
-}
-
-// serveRegisterDrvOutput takes realisations of trusted clients only: nothing in
-// the request proves that what it says is true. Stock daemons take none at all,
-// unless an experimental feature is on.
-func serveRegisterDrvOutput(ctx context.Context, s *session) error {
-	var r *store.Realisation
-	if s.in.version < v1+31 {
-		r = &store.Realisation{ID: s.in.drvOutput(), OutPath: s.in.basePath()}
-	} else {
-		r = s.in.realisation()
-	}
-	if err := s.start(); err != nil {
-		return err
-	}
-	if !s.Trusted {
-		return denied("you are not privileged to register derivation outputs")
-	}
-	a, err := store.Need[store.RealisationRegistrar](s.view, "registerDrvOutput")
-	if err != nil {
-		return err
-	}
-	if err := a.RegisterRealisations(ctx, []*store.Realisation{r}); err != nil {
-		return err
-	}
-	s.stop()
-	return nil
-}
-
-func serveAddBuildLog(ctx context.Context, s *session) error {
-	drv := s.in.basePath()
-	err := s.framed(func(r io.Reader) error {
-		if !s.Trusted {
-			return denied("you are not privileged to add logs")
-		}
-		a, err := store.Need[store.LogAdder](s.view, "addBuildLog")
 		if err != nil {
 			return err
 		}
-		return a.AddBuildLog(ctx, drv, r)
-	})
-	return s.done(err)
+		if err := keep(ctx, o, info.Path); err != nil {
+			return err
+		}
+		e.path(info.Path)
+		e.info(info)
+		if _, err := nar.Copy(e, archive); err != nil {
+			return err
+		}
+	}
 }
 
-// privilegeError has the words of stock daemons, which scripts look for.
-type privilegeError string
-
-func denied(why string) error { return privilegeError(why) }
-
-func (e privilegeError) Error() string { return string(e) }
-
-// Unwrap makes it a store.ErrNotPrivileged.
-func (e privilegeError) Unwrap() error { return store.ErrNotPrivileged }
+func (c *Client) addEach(ctx context.Context, src store.ObjectSource, o store.AddOptions) error {
+	for {
+		info, archive, err := src.Next()
+		if errors.Is(err, io.EOF) {
+			return nil
+		}
+		if err != nil {
+			return err
+		}
+		if info.Ultimate {
+			info = info.Clone()
+			info.Ultimate = false // as the operation for many has it
+		}
+		if err := c.Add(ctx, info, archive, o); err != nil {
+			return err
+		}
+	}
+}

@@ -3,6 +3,8 @@ package worker
 import (
 	"context"
 	"fmt"
+	"io"
+	"slices"
 	"strings"
 
 	"github.com/strata-nix/strata/activity"
@@ -10,6 +12,7 @@ import (
 	"github.com/strata-nix/strata/nixhash"
 	"github.com/strata-nix/strata/store"
 	"github.com/strata-nix/strata/storepath"
+	"github.com/strata-nix/strata/wire"
 )
 
 func serveQueryMissing(ctx context.Context, s *session) error {
@@ -217,4 +220,106 @@ func exitStatus(failed []*store.BuildResult) uint64 {
 		return 1
 	}
 	return mask
+}
+
+// QueryMissing implements store.Planner.
+func (c *Client) QueryMissing(ctx context.Context, targets []derivation.DerivedPath) (*store.Missing, error) {
+	m := new(store.Missing)
+	err := c.withTargets(ctx, opQueryMissing, targets, func(k *conn) error {
+		return k.ask(ctx, opQueryMissing, func(e *encoder) { e.derivedPaths(targets) }, func(d *decoder) {
+			m.WillBuild, m.WillSubstitute, m.Unknown = d.paths(), d.paths(), d.paths()
+			m.DownloadSize, m.NarSize = d.Uint64(), d.Uint64()
+		})
+	})
+	if err != nil {
+		return nil, err
+	}
+	return m, nil
+}
+
+// withTargets is with, for operations on derived paths.
+func (c *Client) withTargets(ctx context.Context, number uint64, targets []derivation.DerivedPath, f func(*conn) error) error {
+	return c.with(ctx, number, func(k *conn) error {
+		if err := k.out.expressible(targets); err != nil {
+			return err
+		}
+		return f(k)
+	})
+}
+
+// EnsurePath implements store.Ensurer.
+func (c *Client) EnsurePath(ctx context.Context, p storepath.Path) error {
+	return c.ask(ctx, opEnsurePath, func(e *encoder) { e.path(p) }, acknowledged)
+}
+
+// BuildPaths implements store.Builder.
+func (c *Client) BuildPaths(ctx context.Context, targets []derivation.DerivedPath, mode store.BuildMode) (results []*store.BuildResult, err error) {
+	if c.proto < opByNumber(opBuildPathsWithResults).since {
+		return c.oldBuildPaths(ctx, targets, mode)
+	}
+	err = c.withTargets(ctx, opBuildPathsWithResults, targets, func(k *conn) error {
+		return k.ask(ctx, opBuildPathsWithResults, func(e *encoder) {
+			e.derivedPaths(targets)
+			e.Uint64(uint64(mode))
+		}, func(d *decoder) {
+			for range d.Count() {
+				p := d.derivedPath()
+				r := d.buildResult()
+				if d.Err() != nil {
+					return
+				}
+				r.Path = p
+				results = append(results, r)
+			}
+		})
+	})
+	if err != nil {
+		return nil, err
+	}
+	return results, nil
+}
+
+// oldBuildPaths is for daemons that only tell success or failure of all. The
+// outputs of derivations are asked for afterwards.
+func (c *Client) oldBuildPaths(ctx context.Context, targets []derivation.DerivedPath, mode store.BuildMode) ([]*store.BuildResult, error) {
+	err := c.withTargets(ctx, opBuildPaths, targets, func(k *conn) error {
+		return k.ask(ctx, opBuildPaths, func(e *encoder) {
+			e.derivedPaths(targets)
+			e.Uint64(uint64(mode))
+		}, acknowledged)
+	})
+	if err != nil {
+		return nil, err
+	}
+	results := make([]*store.BuildResult, len(targets))
+	for i, t := range targets {
+		results[i] = &store.BuildResult{Path: t, Status: store.Substituted, Outputs: map[string]*store.Realisation{}}
+		if t.IsOpaque() || len(t.Through) > 0 {
+			continue
+		}
+		results[i].Status = store.Built
+		outputs, err := c.DerivationOutputs(ctx, t.Path)
+		if err != nil {
+			return nil, err
+		}
+		for name, p := range outputs {
+			if t.WantsAll() || slices.Contains(t.Outputs, name) {
+				results[i].Outputs[name] = &store.Realisation{ID: store.DrvOutput{Output: name}, OutPath: p}
+			}
+		}
+	}
+	return results, nil
+}
+
+// BuildDerivation implements store.DerivationBuilder.
+func (c *Client) BuildDerivation(ctx context.Context, drv storepath.Path, b *derivation.Basic, mode store.BuildMode) (r *store.BuildResult, err error) {
+	if err := derivation.WriteBasic(wire.NewWriter(io.Discard), c.o.Dir, b); err != nil {
+		return nil, err // rather than in the middle of a request
+	}
+	err = c.ask(ctx, opBuildDerivation, func(e *encoder) {
+		e.path(drv)
+		_ = derivation.WriteBasic(e.Writer, e.dir, b) // kept in e.Err
+		e.Uint64(uint64(mode))
+	}, func(d *decoder) { r = d.buildResult() })
+	return r, err
 }

@@ -3,95 +3,12 @@ package worker
 import (
 	"context"
 	"fmt"
-	"maps"
 	"slices"
 
-	"github.com/strata-nix/strata/activity"
 	"github.com/strata-nix/strata/store"
 	"github.com/strata-nix/strata/storepath"
 	"github.com/strata-nix/strata/wire"
 )
-
-func serveAddTempRoot(ctx context.Context, s *session) error {
-	p := s.in.path()
-	if err := s.start(); err != nil {
-		return err
-	}
-	roots := s.tempRoots()
-	if roots == nil {
-		activity.Logf(ctx, activity.Debug, "not creating a temporary root: nothing is ever collected in '%s'", s.view.URI())
-		return s.done(nil)
-	}
-	return s.done(roots.Add(ctx, []storepath.Path{p}))
-}
-
-func serveAddIndirectRoot(ctx context.Context, s *session) error {
-	link := s.in.TextMax(maxPath)
-	if err := s.start(); err != nil {
-		return err
-	}
-	k, err := store.Need[store.RootKeeper](s.view, "addIndirectRoot")
-	if err != nil {
-		return err
-	}
-	return s.done(k.AddIndirectRoot(ctx, link))
-}
-
-func serveAddPermRoot(ctx context.Context, s *session) error {
-	p := s.in.path()
-	link := s.in.TextMax(maxPath)
-	if err := s.start(); err != nil {
-		return err
-	}
-	if !s.Trusted {
-		return denied("you are not privileged to create perm roots\n\n" +
-			"hint: you can just do this client-side without special privileges, and probably want to do that instead.")
-	}
-	k, err := store.Need[store.RootKeeper](s.view, "addPermRoot")
-	if err != nil {
-		return err
-	}
-	final, err := k.AddPermRoot(ctx, p, link)
-	if err != nil {
-		return err
-	}
-	s.stop()
-	s.out.Text(final)
-	return nil
-}
-
-// serveSyncWithGC does nothing: temporary roots are seen by a collection as soon
-// as they are added.
-func serveSyncWithGC(_ context.Context, s *session) error {
-	return s.done(s.start())
-}
-
-func serveFindRoots(ctx context.Context, s *session) error {
-	if err := s.start(); err != nil {
-		return err
-	}
-	c, err := store.Need[store.Collector](s.view, "findRoots")
-	if err != nil {
-		return err
-	}
-	roots, err := c.FindRoots(ctx, !s.Trusted)
-	if err != nil {
-		return err
-	}
-	s.stop()
-	n := 0
-	for _, links := range roots {
-		n += len(links)
-	}
-	s.out.Uint64(uint64(n))
-	for _, p := range slices.SortedFunc(maps.Keys(roots), storepath.Compare) {
-		for _, link := range slices.Sorted(slices.Values(roots[p])) {
-			s.out.Text(link)
-			s.out.path(p)
-		}
-	}
-	return nil
-}
 
 func serveCollectGarbage(ctx context.Context, s *session) error {
 	action := s.in.Uint64()
@@ -158,4 +75,40 @@ func serveVerifyStore(ctx context.Context, s *session) error {
 	s.stop()
 	s.out.Bool(damaged)
 	return nil
+}
+
+// CollectGarbage implements store.Collector.
+func (c *Client) CollectGarbage(ctx context.Context, o store.GCOptions) (*store.GCResult, error) {
+	r := new(store.GCResult)
+	err := c.ask(ctx, opCollectGarbage, func(e *encoder) {
+		e.Uint64(uint64(o.Action))
+		e.paths(storepath.SortUnique(slices.Clone(o.Paths)))
+		e.Bool(o.IgnoreLiveness)
+		e.Uint64(o.MaxFreed)
+		for range 3 {
+			e.Uint64(0) // obsolete
+		}
+	}, func(d *decoder) {
+		r.Paths = d.Strings()
+		r.BytesFreed = d.Uint64()
+		d.Uint64() // obsolete
+	})
+	if err != nil {
+		return nil, err
+	}
+	return r, nil
+}
+
+// Optimise implements store.Optimiser.
+func (c *Client) Optimise(ctx context.Context) error {
+	return c.ask(ctx, opOptimiseStore, nil, acknowledged)
+}
+
+// Verify implements store.Verifier.
+func (c *Client) Verify(ctx context.Context, o store.VerifyOptions) (damaged bool, err error) {
+	err = c.ask(ctx, opVerifyStore, func(e *encoder) {
+		e.Bool(o.CheckContents)
+		e.Bool(o.Repair)
+	}, func(d *decoder) { damaged = d.Bool() })
+	return damaged, err
 }

@@ -126,3 +126,47 @@ func serveQuerySubstitutablePathInfos(ctx context.Context, s *session) error {
 	}
 	return nil
 }
+
+// SubstitutablePaths implements store.SubstituterQuerier.
+func (c *Client) SubstitutablePaths(ctx context.Context, paths []storepath.Path) (found []storepath.Path, err error) {
+	err = c.ask(ctx, opQuerySubstitutablePaths, func(e *encoder) { e.paths(paths) }, func(d *decoder) { found = d.paths() })
+	return found, err
+}
+
+// Substitutables implements store.SubstituterQuerier.
+func (c *Client) Substitutables(ctx context.Context, paths []storepath.Path, cas []storepath.ContentAddress) ([]*store.Substitutable, error) {
+	found := make(map[storepath.Path]*store.Substitutable, len(paths))
+	err := c.ask(ctx, opQuerySubstitutablePathInfos, func(e *encoder) {
+		if e.version < v1+22 {
+			e.paths(paths)
+			return
+		}
+		e.Uint64(uint64(len(paths)))
+		for i, p := range paths {
+			e.path(p)
+			e.Text(cas[i].String())
+		}
+	}, func(d *decoder) {
+		for range d.Count() {
+			s := &store.Substitutable{
+				Path:         d.path(),
+				Deriver:      d.optPath(),
+				References:   d.paths(),
+				DownloadSize: d.Uint64(),
+				NarSize:      d.Uint64(),
+			}
+			if d.Err() != nil {
+				return
+			}
+			found[s.Path] = s
+		}
+	})
+	if err != nil {
+		return nil, err
+	}
+	out := make([]*store.Substitutable, len(paths))
+	for i, p := range paths {
+		out[i] = found[p]
+	}
+	return out, nil
+}
