@@ -1,0 +1,65 @@
+package main
+
+import (
+	"context"
+	"math"
+
+	"github.com/spf13/cobra"
+
+	"github.com/strata-nix/strata/store"
+)
+
+type deleteOptions struct {
+	ignoreLiveness bool
+	json           bool
+}
+
+func newDeleteCommand(g *globals) *cobra.Command {
+	var o deleteOptions
+	cmd := &cobra.Command{
+		Use:   "delete PATH...",
+		Short: "Delete paths that nothing needs",
+		Long: `Delete store paths, all of them or none. A path that a root reaches, or that
+another path refers to, is not deleted. Of a layered store only the upper layer
+loses anything; a path that is in a lower layer, too, is there afterwards.`,
+		Args: someArgs,
+		RunE: runner(func(ctx context.Context, args []string) error { return runDelete(ctx, g, o, args) }),
+	}
+	f := cmd.Flags()
+	f.BoolVar(&o.ignoreLiveness, "ignore-liveness", false, "delete even what roots reach; not what other paths refer to")
+	f.BoolVar(&o.json, "json", false, "print JSON")
+	return cmd
+}
+
+func runDelete(ctx context.Context, g *globals, o deleteOptions, args []string) error {
+	return g.with(ctx, func(st store.Store) error {
+		c, err := store.Need[store.Collector](st, "collectGarbage")
+		if err != nil {
+			return err
+		}
+		paths, err := parseObjects(st.Dir(), args)
+		if err != nil {
+			return err
+		}
+		result, err := c.CollectGarbage(ctx, store.GCOptions{
+			Action: store.DeleteSpecific, Paths: paths, IgnoreLiveness: o.ignoreLiveness, MaxFreed: math.MaxUint64,
+		})
+		if err != nil {
+			return err
+		}
+		return printDeleted(g.out, result, o.json)
+	})
+}
+
+// gcJSON is what a garbage collection did.
+type gcJSON struct {
+	Paths      []string `json:"paths"`
+	BytesFreed uint64   `json:"bytesFreed"`
+}
+
+func printDeleted(out *output, r *store.GCResult, json bool) error {
+	if json {
+		return out.printJSON(gcJSON{append([]string{}, r.Paths...), r.BytesFreed})
+	}
+	return out.printf("%d store paths deleted, %s freed\n", len(r.Paths), size(r.BytesFreed))
+}

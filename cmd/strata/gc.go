@@ -1,0 +1,135 @@
+package main
+
+import (
+	"context"
+	"fmt"
+	"math"
+	"slices"
+	"strconv"
+	"strings"
+
+	"github.com/spf13/cobra"
+
+	"github.com/strata-nix/strata/store"
+)
+
+type gcOptions struct {
+	printRoots bool
+	printDead  bool
+	printLive  bool
+	maxFreed   string
+	json       bool
+}
+
+func newGCCommand(g *globals) *cobra.Command {
+	var o gcOptions
+	cmd := &cobra.Command{
+		Use:   "gc",
+		Short: "Delete everything that no root reaches",
+		Long: `Delete all store paths that no garbage collector root reaches, or only print what
+is a root, dead or alive. Of a layered store only the upper layer loses anything.`,
+		Args: noArgs,
+		RunE: runner(func(ctx context.Context, _ []string) error { return runGC(ctx, g, o) }),
+	}
+	f := cmd.Flags()
+	f.BoolVar(&o.printRoots, "print-roots", false, "print the roots and what they lead to, and delete nothing")
+	f.BoolVar(&o.printDead, "print-dead", false, "print what would be deleted, and delete nothing")
+	f.BoolVar(&o.printDead, "dry-run", false, "the same as --print-dead")
+	f.BoolVar(&o.printLive, "print-live", false, "print what would not be deleted, and delete nothing")
+	f.StringVar(&o.maxFreed, "max-freed", "", "stop when so many `BYTES` are freed; may end in K, M, G or T")
+	f.BoolVar(&o.json, "json", false, "print JSON")
+	cmd.MarkFlagsMutuallyExclusive("print-roots", "print-dead", "print-live")
+	cmd.MarkFlagsMutuallyExclusive("print-roots", "dry-run", "print-live")
+	return cmd
+}
+
+func runGC(ctx context.Context, g *globals, o gcOptions) error {
+	maxFreed, err := parseSize(o.maxFreed)
+	if err != nil {
+		return &usageError{err}
+	}
+	return g.with(ctx, func(st store.Store) error {
+		c, err := store.Need[store.Collector](st, "collectGarbage")
+		if err != nil {
+			return err
+		}
+		if o.printRoots {
+			return printRoots(ctx, g.out, st, c, o.json)
+		}
+		opts := store.GCOptions{Action: store.DeleteDead, MaxFreed: maxFreed}
+		switch {
+		case o.printDead:
+			opts.Action = store.ReturnDead
+		case o.printLive:
+			opts.Action = store.ReturnLive
+		}
+		result, err := c.CollectGarbage(ctx, opts)
+		if err != nil {
+			return err
+		}
+		if opts.Action == store.DeleteDead || o.json {
+			return printDeleted(g.out, result, o.json)
+		}
+		for _, p := range slices.Sorted(slices.Values(result.Paths)) {
+			if err := g.out.println(p); err != nil {
+				return err
+			}
+		}
+		return nil
+	})
+}
+
+// printRoots prints "link -> path", as Nix does.
+func printRoots(ctx context.Context, out *output, st store.Store, c store.Collector, json bool) error {
+	roots, err := c.FindRoots(ctx, false)
+	if err != nil {
+		return err
+	}
+	if json {
+		all := make(map[string][]string, len(roots))
+		for p, links := range roots {
+			all[st.Dir().Print(p)] = slices.Sorted(slices.Values(links))
+		}
+		return out.printJSON(all)
+	}
+	var lines []string
+	for p, links := range roots {
+		for _, l := range links {
+			lines = append(lines, l+" -> "+st.Dir().Print(p))
+		}
+	}
+	slices.Sort(lines)
+	for _, l := range slices.Compact(lines) {
+		if err := out.println(l); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// parseSize reads a number of bytes; "" is no limit.
+func parseSize(s string) (uint64, error) {
+	if s == "" {
+		return math.MaxUint64, nil
+	}
+	digits := strings.TrimRight(s, "KMGTkmgt")
+	n, err := strconv.ParseUint(digits, 10, 64)
+	shift := 0
+	switch strings.ToUpper(s[len(digits):]) {
+	case "":
+	case "K":
+		shift = 10
+	case "M":
+		shift = 20
+	case "G":
+		shift = 30
+	case "T":
+		shift = 40
+	default:
+		err = strconv.ErrSyntax
+	}
+	if err != nil || n > math.MaxUint64>>shift {
+		return 0, fmt.Errorf("'%s' is not a number of bytes", s)
+	}
+	return n << shift, nil
+}
