@@ -8,6 +8,8 @@ import (
 
 	"github.com/strata-nix/strata/internal/debian"
 	"github.com/strata-nix/strata/nixhash"
+	"github.com/strata-nix/strata/registration"
+	"github.com/strata-nix/strata/store"
 	"github.com/strata-nix/strata/storepath"
 )
 
@@ -63,12 +65,12 @@ variants:
 				if !seen.Add(paths[i]) {
 					continue // the same package with the same dependencies in two suites
 				}
-				e, err := g.invent(i, paths, o.NoDerivers)
+				info, err := g.invent(i, paths, o.NoDerivers)
 				if err != nil {
 					return err
 				}
-				e.write(w)
-				edges += len(e.refs)
+				w.Write(registration.Append(w.AvailableBuffer(), storepath.DefaultDir, info))
+				edges += len(info.References)
 			}
 		}
 	}
@@ -90,22 +92,22 @@ func readSuites(ctx context.Context, a *debian.Archive, suites []string, stats i
 	return graphs, nil
 }
 
-// invent makes up the entry of a package whose tree is not looked at.
-func (g *graph) invent(i int, paths []storepath.Path, noDeriver bool) (*entry, error) {
+// invent makes up the path info of a package whose tree is not looked at.
+func (g *graph) invent(i int, paths []storepath.Path, noDeriver bool) (*store.PathInfo, error) {
 	p := g.pkgs[i]
-	e := &entry{
-		path:    paths[i],
-		narHash: nixhash.Of(nixhash.SHA256, "nar "+paths[i].Base()),
-		narSize: p.InstalledSize * 1024,
-		refs:    g.references(i, paths),
+	info := &store.PathInfo{
+		Path:       paths[i],
+		NarHash:    nixhash.Of(nixhash.SHA256, "nar "+paths[i].Base()),
+		NarSize:    p.InstalledSize * 1024,
+		References: g.references(i, paths),
 	}
-	if e.narSize == 0 {
-		e.narSize = p.Size + 1024
+	if info.NarSize == 0 {
+		info.NarSize = p.Size + 1024
 	}
 	if noDeriver {
-		return e, nil
+		return info, nil
 	}
 	var err error
-	e.deriver, err = deriverOf(paths[i])
-	return e, err
+	info.Deriver, err = deriverOf(paths[i])
+	return info, err
 }

@@ -19,6 +19,8 @@ import (
 	"github.com/strata-nix/strata/internal/debian"
 	"github.com/strata-nix/strata/nar"
 	"github.com/strata-nix/strata/nixhash"
+	"github.com/strata-nix/strata/registration"
+	"github.com/strata-nix/strata/store"
 	"github.com/strata-nix/strata/storepath"
 )
 
@@ -54,7 +56,7 @@ func Objects(ctx context.Context, a *debian.Archive, pins []Pin, out string, log
 				continue
 			}
 			o := &object{deb: suite[i].Filename}
-			o.path, o.refs = paths[i], g.references(i, paths)
+			o.Path, o.References = paths[i], g.references(i, paths)
 			objects = append(objects, o)
 		}
 	}
@@ -67,7 +69,7 @@ func Objects(ctx context.Context, a *debian.Archive, pins []Pin, out string, log
 
 // object is a store object and the package file it is made of.
 type object struct {
-	entry
+	store.PathInfo
 	deb string // local name
 }
 
@@ -121,7 +123,7 @@ func fetchAll(ctx context.Context, a *debian.Archive, pins []Pin, log io.Writer)
 
 // makeObjects unpacks the objects, several at a time, since most of the work is
 // decompression, and fills in their hashes and sizes.
-func makeObjects(ctx context.Context, objects []*object, store string) error {
+func makeObjects(ctx context.Context, objects []*object, dir string) error {
 	g, ctx := errgroup.WithContext(ctx)
 	g.SetLimit(runtime.GOMAXPROCS(0))
 	for _, o := range objects {
@@ -129,21 +131,21 @@ func makeObjects(ctx context.Context, objects []*object, store string) error {
 			if err := ctx.Err(); err != nil {
 				return err
 			}
-			return o.make(ctx, store)
+			return o.make(ctx, dir)
 		})
 	}
 	return g.Wait()
 }
 
-func (o *object) make(ctx context.Context, store string) (err error) {
-	dst := filepath.Join(store, o.path.Base())
+func (o *object) make(ctx context.Context, dir string) (err error) {
+	dst := filepath.Join(dir, o.Path.Base())
 	if err := unpack(ctx, o.deb, dst); err != nil {
 		return err
 	}
-	if o.narHash, o.narSize, err = hashTree(ctx, dst); err != nil {
+	if o.NarHash, o.NarSize, err = hashTree(ctx, dst); err != nil {
 		return err
 	}
-	o.deriver, err = deriverOf(o.path)
+	o.Deriver, err = deriverOf(o.Path)
 	return err
 }
 
@@ -175,7 +177,7 @@ func writeRegistration(out string, objects []*object) error {
 	}
 	w := bufio.NewWriter(f)
 	for _, o := range objects {
-		o.write(w)
+		w.Write(registration.Append(w.AvailableBuffer(), storepath.DefaultDir, &o.PathInfo))
 	}
 	return errors.Join(w.Flush(), f.Close())
 }

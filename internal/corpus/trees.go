@@ -45,18 +45,18 @@ func Trees(ctx context.Context, o TreesOptions, out string) error {
 			err error
 		)
 		objects[i] = e
-		if e.path, err = makePath(fmt.Sprintf("tree %d %d", o.Seed, i), fmt.Sprintf("tree-%d", i)); err != nil {
+		if e.Path, err = makePath(fmt.Sprintf("tree %d %d", o.Seed, i), fmt.Sprintf("tree-%d", i)); err != nil {
 			return err
 		}
-		e.refs = []storepath.Path{e.path}
+		e.References = []storepath.Path{e.Path}
 		if o.Fan > 0 && i > 0 {
-			e.refs = storepath.SortUnique(append(e.refs, objects[(i-1)/o.Fan].path))
+			e.References = storepath.SortUnique(append(e.References, objects[(i-1)/o.Fan].Path))
 		}
-		dst := filepath.Join(store, e.path.Base())
+		dst := filepath.Join(store, e.Path.Base())
 		if o.Empty {
 			err = os.WriteFile(dst, nil, 0o644)
 		} else {
-			err = makeTree(dst, e.path, pool[rnd.Intn(len(pool))])
+			err = makeTree(dst, e.Path, pool[rnd.Intn(len(pool))])
 		}
 		if err != nil {
 			return err
@@ -64,7 +64,7 @@ func Trees(ctx context.Context, o TreesOptions, out string) error {
 		if err := nar.Canonicalise(ctx, dst, nar.CanonicaliseOptions{}); err != nil {
 			return err
 		}
-		if e.narHash, e.narSize, err = hashTree(ctx, dst); err != nil {
+		if e.NarHash, e.NarSize, err = hashTree(ctx, dst); err != nil {
 			return err
 		}
 	}
