@@ -30,7 +30,7 @@ const module = "github.com/strata-nix/strata"
 var tiers = [][]string{
 	{ // these use nothing of ours
 		"activity", "fusefs", "image", "nixconf", "nixhash", "objstore", "overlayfs", "wire",
-		"internal/canonjson", "internal/flock", "internal/mount", "internal/userns",
+		"internal/canonjson", "internal/flock", "internal/mount", "internal/suggest", "internal/userns",
 	},
 	{"chunk", "nar", "nar/refscan", "objstore/s3", "storepath"},
 	{"derivation"},
