@@ -1,0 +1,276 @@
+package nixdb
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"path/filepath"
+	"time"
+
+	"github.com/strata-nix/strata/storepath"
+)
+
+// Options say what database it is and how it is used. Dir must be set.
+type Options struct {
+	// Dir is the store directory, part of every path in the database.
+	Dir storepath.Dir
+	// ReadOnly opens without locks and without changing anything on disk. What
+	// others change is seen by the next request.
+	ReadOnly bool
+	// NoWAL uses a rollback journal instead of a write-ahead log, and a lock file
+	// instead of file locks (use-sqlite-wal = false).
+	NoWAL bool
+	// NoSync never waits for the disk (fsync-metadata = false).
+	NoSync bool
+	// Realisations makes the tables for content-addressed derivations, if they are
+	// not there (experimental feature ca-derivations).
+	Realisations bool
+}
+
+// Limits.
+const (
+	maxReaders = 8
+	// idleAfter is how long connections are kept for the next request.
+	idleAfter = 5 * time.Second
+	// maxChanges is how often a read-only request is made again because the file
+	// was changed meanwhile.
+	maxChanges = 20
+)
+
+// DB is an open database. Its methods may be called by any number of goroutines.
+type DB struct {
+	dir, file string
+	o         Options
+
+	// Who has a place in one of these may have a connection. Without a write-ahead
+	// log readers lock writers out, so then all share the writer's place.
+	readers, writer lane
+
+	mu     lane // guards what follows
+	cur    *handle
+	closed bool
+	uses   uint64 // counts requests
+	timer  *time.Timer
+}
+
+// Open opens the database in dbDir, <state>/db. Unless it is for reading only, it
+// makes what is not there, and brings a database of an old schema up to date.
+func Open(ctx context.Context, dbDir string, o Options) (*DB, error) {
+	dir, err := filepath.Abs(dbDir)
+	if err != nil {
+		return nil, fmt.Errorf("opening the database: %w", err)
+	}
+	db := &DB{
+		dir: dir, file: filepath.Join(dir, "db.sqlite"), o: o,
+		readers: make(lane, maxReaders), writer: make(lane, 1), mu: make(lane, 1),
+	}
+	if o.NoWAL {
+		db.readers = db.writer
+	}
+	if err := db.retry(ctx, "opening", func() error {
+		if err := db.mu.enter(ctx); err != nil {
+			return err
+		}
+		defer db.mu.leave()
+		_, err := db.current(ctx)
+		return err
+	}); err != nil {
+		return nil, err
+	}
+	return db, nil
+}
+
+// Close gives everything back. No request may be under way.
+func (db *DB) Close() error {
+	db.mu.enterAnyway()
+	db.closed = true
+	if db.timer != nil {
+		db.timer.Stop()
+	}
+	var err error
+	if h := db.cur; h != nil {
+		db.cur = nil
+		err = closeAll(h.idle())
+		h.dead = true
+		h.end()
+	}
+	db.mu.leave()
+	if err != nil {
+		return &Error{Op: "closing", File: db.file, Err: err}
+	}
+	return nil
+}
+
+// Release closes the connections that are not in use; the next request opens
+// them again. When they are the last ones to the database, everything in its
+// write-ahead log is written back, so that others can read it without the log.
+// It happens by itself some seconds after the last request.
+func (db *DB) Release() error {
+	db.mu.enterAnyway()
+	var idle []*conn
+	if db.cur != nil {
+		idle = db.cur.idle()
+	}
+	db.mu.leave()
+	if err := closeAll(idle); err != nil {
+		return &Error{Op: "closing connections", File: db.file, Err: err}
+	}
+	return nil
+}
+
+func closeAll(list []*conn) error {
+	var errs []error
+	for _, c := range list {
+		errs = append(errs, c.Close())
+	}
+	return errors.Join(errs...)
+}
+
+// current gives the handle of the file that is there now. db.mu is held.
+func (db *DB) current(ctx context.Context) (*handle, error) {
+	if db.closed {
+		return nil, ErrClosed
+	}
+	if db.cur != nil && db.cur.fresh(db.file) {
+		return db.cur, nil
+	}
+	again := db.cur != nil
+	db.retire()
+	h, err := db.openHandle(ctx)
+	if err != nil {
+		if s, lerr := look(db.file); again && lerr == nil && s.missing() && !errors.Is(err, ErrGone) {
+			err = fmt.Errorf("%w: %w", ErrGone, err)
+		}
+		return nil, err
+	}
+	db.cur = h
+	return h, nil
+}
+
+func (db *DB) openHandle(ctx context.Context) (*handle, error) {
+	if db.o.ReadOnly {
+		return db.openReadOnly()
+	}
+	return db.openReadWrite(ctx)
+}
+
+// retire lets go of the handle whose file is gone or changed. The space of a
+// deleted file goes back to the disk with its last connection. db.mu is held.
+func (db *DB) retire() {
+	h := db.cur
+	if h == nil {
+		return
+	}
+	db.cur = nil
+	h.dead = true
+	_ = closeAll(h.idle()) // a deleted file has nothing to lose
+	h.end()
+}
+
+// acquire gives a connection; release takes it back.
+func (db *DB) acquire(ctx context.Context, write bool) (*conn, error) {
+	if err := db.lane(write).enter(ctx); err != nil {
+		return nil, err
+	}
+	c, err := db.connect(ctx, write)
+	if err != nil {
+		db.lane(write).leave()
+	}
+	return c, err
+}
+
+func (db *DB) lane(write bool) lane {
+	if write {
+		return db.writer
+	}
+	return db.readers
+}
+
+func (db *DB) connect(ctx context.Context, write bool) (*conn, error) {
+	if err := db.mu.enter(ctx); err != nil {
+		return nil, err
+	}
+	defer db.mu.leave()
+	for range 4 {
+		h, err := db.current(ctx)
+		if err != nil {
+			return nil, err
+		}
+		c := h.take(write)
+		if c == nil {
+			if c, err = db.dial(h, write); err != nil {
+				return nil, err
+			}
+			if !h.same(db.file) { // it may be a connection to something else
+				_ = c.Close()
+				h.spoiled = true
+				continue
+			}
+		}
+		h.out++
+		db.uses++
+		db.watchIdle()
+		return c, nil
+	}
+	return nil, errChanged
+}
+
+// dial opens one more connection to a handle's file.
+func (db *DB) dial(h *handle, write bool) (*conn, error) {
+	c, err := dial(db.file, h.access, &db.o, false)
+	if err != nil {
+		if h.access == withLog && !isBusy(err) {
+			return nil, &LogError{File: db.logFile(h.state), Err: err}
+		}
+		return nil, err
+	}
+	c.h = h
+	if h.access == readWrite && !write {
+		if err := c.script("pragma query_only = 1"); err != nil {
+			_ = c.Close()
+			return nil, err
+		}
+	}
+	return c, nil
+}
+
+// release takes a connection back, and leaves the lane. err is what the request
+// came to.
+func (db *DB) release(c *conn, write bool, err error) {
+	db.mu.enterAnyway()
+	h := c.h
+	if isCorrupt(err) || isMoved(err) {
+		h.spoiled = true
+	}
+	surplus := h.put(c, write)
+	db.mu.leave()
+	if surplus {
+		_ = c.Close() // what it wrote is committed, what it read is copied
+		db.mu.enterAnyway()
+		h.out--
+		h.end()
+		db.mu.leave()
+	}
+	db.lane(write).leave()
+}
+
+// watchIdle sees to it that connections which nobody uses are given back. db.mu
+// is held.
+func (db *DB) watchIdle() {
+	if db.timer != nil {
+		return
+	}
+	seen := db.uses
+	db.timer = time.AfterFunc(idleAfter, func() {
+		db.mu.enterAnyway()
+		db.timer = nil
+		quiet := seen == db.uses
+		if !quiet && !db.closed {
+			db.watchIdle()
+		}
+		db.mu.leave()
+		if quiet {
+			_ = db.Release() // the next request will meet what is wrong
+		}
+	})
+}

@@ -1,0 +1,88 @@
+package nixdb
+
+import (
+	"time"
+
+	"github.com/strata-nix/strata/internal/flock"
+)
+
+// handle is one database file as long as it is that file, with the connections to
+// it. DB.mu guards it.
+type handle struct {
+	access  access
+	state   fileState   // when it was opened
+	at      time.Time   // when state was taken
+	lock    *flock.Lock // the big lock, shared; nil when reading only
+	readers []*conn     // idle
+	writers []*conn     // idle, one at most
+	out     int         // connections in use
+	spoiled bool        // something is wrong with it: open it anew
+	dead    bool        // no longer the DB's; ends with the last connection in use
+}
+
+// fresh tells whether the file under the handle's name is still what the handle
+// is about, with nothing changed that SQLite would not notice.
+func (h *handle) fresh(file string) bool {
+	return !h.spoiled && h.same(file) && (h.access != immutable || h.state.settled(h.at))
+}
+
+// same is fresh but for a change that the clock was too coarse to show.
+func (h *handle) same(file string) bool {
+	if h.access == readWrite {
+		s, err := look(file)
+		return err == nil && s.sameFile(h.state)
+	}
+	s, err := lookClosely(file)
+	if err != nil || h.access == immutable {
+		return err == nil && s == h.state
+	}
+	return s.sameFile(h.state) && s.logged()
+}
+
+// take gives an idle connection, nil if there is none.
+func (h *handle) take(write bool) *conn {
+	list := &h.readers
+	if write {
+		list = &h.writers
+	}
+	n := len(*list)
+	if n == 0 {
+		return nil
+	}
+	c := (*list)[n-1]
+	*list = (*list)[:n-1]
+	return c
+}
+
+// put takes a connection back, or tells that it is to be closed instead and
+// counted out then.
+func (h *handle) put(c *conn, write bool) (surplus bool) {
+	if h.dead || h.spoiled || c.broken || h.access == withLog {
+		// A reader of the log holds a lock that keeps the owner's last connection
+		// from emptying the log. It must not lie around.
+		return true
+	}
+	h.out--
+	if write {
+		h.writers = append(h.writers, c)
+	} else {
+		h.readers = append(h.readers, c)
+	}
+	return false
+}
+
+// idle takes the idle connections out. The writer comes last, as it is the last
+// one to close that writes the log back.
+func (h *handle) idle() []*conn {
+	list := append(h.readers, h.writers...)
+	h.readers, h.writers = nil, nil
+	return list
+}
+
+// end gives the lock back, if nothing of a dead handle is in use.
+func (h *handle) end() {
+	if h.dead && h.out == 0 && h.lock != nil {
+		_ = h.lock.Close() // nothing was written through it
+		h.lock = nil
+	}
+}

@@ -1,0 +1,94 @@
+package nixdb
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"time"
+
+	"zombiezen.com/go/sqlite"
+
+	"github.com/strata-nix/strata/activity"
+	"github.com/strata-nix/strata/store"
+)
+
+// read makes a request of one read transaction. f may be called several times,
+// and then only the last time counts.
+func (db *DB) read(ctx context.Context, op string, f func(*conn) error) error {
+	corrupt := false
+	return db.retry(ctx, op, func() error {
+		c, err := db.acquire(ctx, false)
+		if err != nil {
+			return err
+		}
+		err = c.transaction("begin", f)
+		if db.o.ReadOnly && !c.h.same(db.file) {
+			err = errChanged // while it was read, so what was read is worth nothing
+		}
+		db.release(c, false, err)
+		if isCorrupt(err) && !corrupt {
+			// Perhaps a connection to what was overwritten meanwhile. Look once more.
+			corrupt = true
+			return errChanged
+		}
+		return err
+	})
+}
+
+// write makes a request of one write transaction: all of it happens, or nothing
+// does. f may be called several times.
+func (db *DB) write(ctx context.Context, op string, f func(*conn) error) error {
+	if db.o.ReadOnly {
+		return &Error{Op: op, File: db.file, Err: store.ErrReadOnly}
+	}
+	return db.retry(ctx, op, func() error {
+		c, err := db.acquire(ctx, true)
+		if err != nil {
+			return err
+		}
+		err = c.transaction("begin immediate", f)
+		db.release(c, true, err)
+		return err
+	})
+}
+
+// retry does f until it fails for another reason than that somebody else is in
+// the way, and gives the error its name.
+func (db *DB) retry(ctx context.Context, op string, f func() error) error {
+	warn := time.Now().Add(10 * time.Second)
+	changes := 0
+	for pause := time.Millisecond; ; pause = min(2*pause, waitInStep) {
+		err := f()
+		if isChanged(err) {
+			changes++
+		}
+		if again := isBusy(err) || isMoved(err) || isChanged(err) && changes <= maxChanges; !again {
+			return db.named(ctx, op, err)
+		}
+		if now := time.Now(); now.After(warn) {
+			activity.Warnf(ctx, "SQLite database '%s' is busy", db.file)
+			warn = now.Add(10 * time.Second)
+		}
+		select {
+		case <-ctx.Done():
+			return db.named(ctx, op, failure{fmt.Errorf("%w: %w", context.Cause(ctx), err)})
+		case <-time.After(pause):
+		}
+	}
+}
+
+// named says once where a failure of SQLite or of waiting for it was. Errors about
+// paths, rows and files say it themselves, and those of a caller's input are his.
+func (db *DB) named(ctx context.Context, op string, err error) error {
+	var f failure
+	switch {
+	case err == nil:
+		return nil
+	case codeOf(err) == sqlite.ResultInterrupt && ctx.Err() != nil:
+		err = context.Cause(ctx)
+	case errors.As(err, &f), errors.Is(err, ErrClosed), errors.Is(err, errChanged), ctx.Err() != nil && errors.Is(err, context.Cause(ctx)):
+	default:
+		return err
+	}
+	return &Error{Op: op, File: db.file, Err: err}
+}
