@@ -71,6 +71,7 @@ func rerun(t *testing.T, attr *syscall.SysProcAttr) {
 	}
 	skipFile := filepath.Join(dir, "skip")
 	cmd := exec.CommandContext(t.Context(), "/proc/self/exe", childArgs(os.Args[1:], t.Name())...)
+	attr.Pdeathsig = syscall.SIGKILL // a killed parent leaves no child with mounts behind
 	cmd.SysProcAttr = attr
 	cmd.Env = append(os.Environ(), isolatedVar+"="+t.Name(), skipFileVar+"="+skipFile)
 	out, err := cmd.CombinedOutput()
