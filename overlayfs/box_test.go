@@ -18,18 +18,26 @@ import (
 )
 
 // inEach runs a test with real mounts in a mount namespace of its own: once as
-// root, with trusted marks, and once in a user namespace, with user marks.
-func inEach(t *testing.T, test func(t *testing.T, b *box)) {
+// root, with trusted marks, and once in a user namespace, with user marks. The
+// box lies on a tmpfs.
+func inEach(t *testing.T, test func(t *testing.T, b *box)) { inEachOn(t, true, test) }
+
+// inEachOnDisk is inEach with the box on the disk, whose behaviour differs in
+// places. It is slower: unmounting an overlay flushes the whole file system of
+// its upper, with all that other processes write there.
+func inEachOnDisk(t *testing.T, test func(t *testing.T, b *box)) { inEachOn(t, false, test) }
+
+func inEachOn(t *testing.T, tmpfs bool, test func(t *testing.T, b *box)) {
 	if os.Geteuid() == 0 {
 		t.Run("root", func(t *testing.T) {
 			if testenv.Isolate(t, testenv.Namespace{}) {
-				test(t, newBox(t))
+				test(t, newBox(t, tmpfs))
 			}
 		})
 	}
 	t.Run("user", func(t *testing.T) {
 		if testenv.Isolate(t, testenv.Namespace{User: true}) {
-			test(t, newBox(t))
+			test(t, newBox(t, tmpfs))
 		}
 	})
 }
@@ -41,14 +49,17 @@ type box struct {
 	dir string
 }
 
-func newBox(t *testing.T) *box {
+func newBox(t *testing.T, tmpfs bool) *box {
 	b := &box{t: t, dir: testenv.Scratch(t)}
 	var fs unix.Statfs_t
 	if err := unix.Statfs(b.dir, &fs); err != nil {
 		t.Fatal(err)
 	}
-	if fs.Type == unix.OVERLAYFS_SUPER_MAGIC { // as in a container
+	if tmpfs || fs.Type == unix.OVERLAYFS_SUPER_MAGIC { // an overlay, as in a container
 		b.tmpfs("")
+		if _, err := getxattr(b.dir, "user.test"); errors.Is(err, unix.EOPNOTSUPP) {
+			testenv.Skip(t, "tmpfs has no user attributes (needs Linux 6.6)")
+		}
 	}
 	for _, d := range []string{"lower1", "lower2", "upper", "work", "merged"} {
 		b.mkdir(d)

@@ -1,6 +1,7 @@
 package overlayfs
 
 import (
+	"context"
 	"encoding/binary"
 	"errors"
 	"fmt"
@@ -34,9 +35,11 @@ type UpperUse struct {
 // MaxEntries is how many names in the root of an upper are counted.
 const MaxEntries = 100_000
 
-// CheckHealth looks at the mount at target without changing anything or waking
-// more of its layers than their root directories. rec may be nil.
-func CheckHealth(target string, rec *Record) (Health, error) {
+// CheckHealth looks at the mount at target without changing anything. Of the
+// layers it touches only the root directories. A layer that does not answer,
+// such as a FUSE lower with a stuck server, is waited for until ctx ends and
+// then counts as a problem. rec may be nil.
+func CheckHealth(ctx context.Context, target string, rec *Record) (Health, error) {
 	h := Health{}
 	if rec != nil {
 		var err error
@@ -66,7 +69,7 @@ func CheckHealth(target string, rec *Record) (Health, error) {
 	if !h.Mount.IsOverlay() {
 		return h, nil
 	}
-	h.Problems = append(h.Problems, h.Mount.layerProblems(target)...)
+	h.Problems = append(h.Problems, h.Mount.layerProblems(ctx, target)...)
 	if h.Mount.Upper != "" {
 		h.Upper, err = upperUse(h.Mount.UpperSpellings())
 		if err != nil {
@@ -76,11 +79,10 @@ func CheckHealth(target string, rec *Record) (Health, error) {
 	return h, nil
 }
 
-func (m MountInfo) layerProblems(target string) []string {
+func (m MountInfo) layerProblems(ctx context.Context, target string) []string {
 	var out []string
 	for i, l := range m.Lowers {
-		var st unix.Stat_t
-		if err := unix.Stat(l, &st); err != nil {
+		if err := answers(ctx, l); err != nil {
 			out = append(out, fmt.Sprintf("lower %d %q: %v", i+1, l, err))
 		}
 	}
@@ -96,19 +98,37 @@ func (m MountInfo) layerProblems(target string) []string {
 	return out
 }
 
+// answers asks the file system of a directory for it. A call that does not
+// come back keeps a thread until it does.
+func answers(ctx context.Context, dir string) error {
+	done := make(chan error, 1)
+	go func() {
+		var st unix.Stat_t
+		done <- unix.Stat(dir, &st)
+	}()
+	select {
+	case err := <-done:
+		return err
+	case <-ctx.Done():
+		return fmt.Errorf("does not answer: %w", ctx.Err())
+	}
+}
+
 // bornMerged reports whether directories that are made in the merged root may
 // merge later. On one file system the kernel does not show xino, so only a
 // mount of several is known to lack it.
 func bornMerged(m MountInfo) bool {
-	if m.Has("xino=on") || m.Has("redirect_dir=on") || m.Has("index=on") || m.Has("metacopy=on") {
-		return false
+	for _, o := range []string{"xino=on", "redirect_dir=on", "index=on", "metacopy=on"} {
+		if m.Has(o) {
+			return false
+		}
 	}
-	var up, low unix.Stat_t
-	if unix.Stat(m.Upper, &up) != nil {
+	up, err := lookAt(m.Upper)
+	if err != nil {
 		return false
 	}
 	for _, l := range m.Lowers {
-		if unix.Stat(l, &low) == nil && low.Dev != up.Dev {
+		if low, err := lookAt(l); err == nil && low.device != up.device {
 			return true
 		}
 	}

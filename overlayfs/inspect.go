@@ -50,11 +50,26 @@ func sameDirectory(a, b string) bool {
 	if a == "" || b == "" || a[0] != '/' || b[0] != '/' {
 		return false
 	}
-	var sa, sb unix.Stat_t
-	if unix.Stat(a, &sa) != nil || unix.Stat(b, &sb) != nil {
-		return false
+	da, errA := lookAt(a)
+	db, errB := lookAt(b)
+	return errA == nil && errB == nil && da == db
+}
+
+// directory identifies an object on disk.
+type directory struct {
+	device mount.Device
+	ino    uint64
+}
+
+// lookAt finds out what is at a path without waiting for a server that the
+// kernel need not ask.
+func lookAt(path string) (directory, error) {
+	var st unix.Statx_t
+	flags := unix.AT_STATX_DONT_SYNC | unix.AT_NO_AUTOMOUNT
+	if err := unix.Statx(unix.AT_FDCWD, path, flags, unix.STATX_INO, &st); err != nil {
+		return directory{}, err
 	}
-	return sa.Dev == sb.Dev && sa.Ino == sb.Ino
+	return directory{mount.Device{Major: st.Dev_major, Minor: st.Dev_minor}, st.Ino}, nil
 }
 
 // isOverlayFS reports whether the open directory lies on an overlay.

@@ -65,7 +65,7 @@ func TestWhiteoutsInBothForms(t *testing.T) {
 
 // The facts about merging that the package comment tells.
 func TestWhatMergesAndWhatDoesNot(t *testing.T) {
-	inEach(t, func(t *testing.T, b *box) {
+	inEachOnDisk(t, func(t *testing.T, b *box) {
 		for _, xino := range []string{"on", "off"} {
 			up, work, merged := "u-"+xino, "w-"+xino, "m-"+xino
 			o := Options{Lowers: []string{b.mkdir("l-" + xino)}, Upper: b.mkdir(up), Work: b.mkdir(work), Target: b.mkdir(merged)}
@@ -95,7 +95,7 @@ func TestWhatMergesAndWhatDoesNot(t *testing.T) {
 }
 
 func TestMarkOpaqueSparesWhatWasMerged(t *testing.T) {
-	inEach(t, func(t *testing.T, b *box) {
+	inEachOnDisk(t, func(t *testing.T, b *box) {
 		b.write("upper/whole/up", "")
 		b.write("upper/file", "")
 		b.write("lower1/part/low", "")
@@ -126,7 +126,7 @@ func TestMarkOpaqueSparesWhatWasMerged(t *testing.T) {
 
 func TestHealth(t *testing.T) {
 	inEach(t, func(t *testing.T, b *box) {
-		h, err := CheckHealth(b.path("merged"), nil)
+		h, err := CheckHealth(t.Context(), b.path("merged"), nil)
 		if err != nil || len(h.Problems) != 1 || h.Depth != 0 {
 			t.Errorf("unmounted: %+v %v", h, err)
 		}
@@ -134,7 +134,7 @@ func TestHealth(t *testing.T) {
 		b.write("upper/b/c", "")
 		o := b.options("lower1", "lower2")
 		m := b.mount(o)
-		h, err = CheckHealth(o.Target, &m.Record)
+		h, err = CheckHealth(t.Context(), o.Target, &m.Record)
 		if err != nil || len(h.Problems) != 0 {
 			t.Fatalf("%+v %v", h, err)
 		}
@@ -150,12 +150,22 @@ func TestHealth(t *testing.T) {
 		if err := os.RemoveAll(b.path("lower2")); err != nil {
 			t.Fatal(err)
 		}
-		h, err = CheckHealth(o.Target, &m.Record)
+		h, err = CheckHealth(t.Context(), o.Target, &m.Record)
 		if err != nil || len(h.Problems) != 1 {
 			t.Fatalf("%+v %v", h, err)
 		}
 		contains(t, h.Problems[0], "lower 2", b.path("lower2"))
-		h, err = CheckHealth(b.path("nope"), nil)
+		b.tmpfs("other")
+		o = b.options("other")
+		o.Upper, o.Work, o.Target = b.mkdir("u2"), b.mkdir("w2"), b.mkdir("m2")
+		o.Xino = Off
+		b.mount(o)
+		h, err = CheckHealth(t.Context(), o.Target, nil)
+		if err != nil || len(h.Problems) != 1 {
+			t.Fatalf("%+v %v", h, err)
+		}
+		contains(t, h.Problems[0], "xino=on")
+		h, err = CheckHealth(t.Context(), b.path("nope"), nil)
 		if err != nil || len(h.Problems) != 1 {
 			t.Errorf("%+v %v", h, err)
 		}

@@ -12,10 +12,11 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/strata-nix/strata/internal/mount"
+	"github.com/strata-nix/strata/internal/testenv"
 )
 
 func TestFirstLowerWinsAndWritesGoToTheUpper(t *testing.T) {
-	inEach(t, func(t *testing.T, b *box) {
+	inEachOnDisk(t, func(t *testing.T, b *box) {
 		b.mkdir("lower3")
 		b.write("lower1/a", "1")
 		for _, l := range []string{"lower2", "lower3"} {
@@ -415,7 +416,7 @@ func TestRecordIsKnownBeforeTheMountIsVisible(t *testing.T) {
 }
 
 func TestChoiceOfMarks(t *testing.T) {
-	inEach(t, func(t *testing.T, b *box) {
+	inEachOnDisk(t, func(t *testing.T, b *box) {
 		initial, err := mount.InitialUserNamespace()
 		if err != nil {
 			t.Fatal(err)
@@ -439,6 +440,43 @@ func TestChoiceOfMarks(t *testing.T) {
 			t.Errorf("userxattr is %v, %v", info.UserXattr(), err)
 		}
 	})
+}
+
+func TestTrustedMarksInAUserNamespaceAreRefused(t *testing.T) {
+	inEach(t, func(t *testing.T, b *box) {
+		initial, err := mount.InitialUserNamespace()
+		if err != nil {
+			t.Fatal(err)
+		}
+		o := b.options()
+		o.UserXattr = Off
+		m, err := Mount(t.Context(), o)
+		if initial != (err == nil) || !initial && !errors.Is(err, ErrUnfitUpper) {
+			t.Errorf("%v", err)
+		}
+		if m != nil {
+			b.unmountLater(o.Target)
+		}
+	})
+}
+
+func TestOrdinaryUserIsToldWhatItTakes(t *testing.T) {
+	if !testenv.Unprivileged(t) {
+		return
+	}
+	dir := testenv.Scratch(t)
+	var names []string
+	for _, n := range []string{"l", "u", "w", "m"} {
+		names = append(names, filepath.Join(dir, n))
+		if err := os.Mkdir(filepath.Join(dir, n), 0o755); err != nil {
+			t.Fatal(err)
+		}
+	}
+	_, err := Mount(t.Context(), Options{Lowers: names[:1], Upper: names[1], Work: names[2], Target: names[3]})
+	if !errors.Is(err, unix.EPERM) {
+		t.Fatal(err)
+	}
+	contains(t, err.Error(), "user namespace")
 }
 
 // Kernels before 6.7 have to be told all lowers at once, those before 6.5

@@ -93,6 +93,9 @@ func (l *layer) checkFit(userXattr bool) error {
 	if l.fs.Flags&unix.ST_RDONLY != 0 {
 		return l.errorf(ErrUnfitUpper, nil, "it is mounted read-only")
 	}
+	if initial, err := mount.InitialUserNamespace(); err == nil && !initial && !userXattr {
+		return l.errorf(ErrUnfitUpper, nil, "in a user namespace the marks must be user attributes (userxattr)")
+	}
 	prefix := xattrPrefix(userXattr)
 	_, err := getxattr(l.procPath(), prefix+"opaque")
 	if errors.Is(err, unix.EOPNOTSUPP) {
@@ -184,10 +187,14 @@ var stackable = map[int64]bool{
 // explain adds a likely reason to a refusal that the kernel gave none for.
 func (ls *layers) explain(err error) error {
 	var ce *ConfigError
-	if !errors.As(err, &ce) || ce.Step != "create" {
+	if !errors.As(err, &ce) {
 		return err
 	}
 	switch {
+	case errors.Is(ce.Err, unix.EPERM):
+		return fmt.Errorf("%w: mounting needs CAP_SYS_ADMIN; as an ordinary user run inside a user namespace", err)
+	case ce.Step != "create":
+		return err
 	case errors.Is(ce.Err, unix.ELOOP):
 		return &LayerError{Role: "layers", Err: ErrOverlap, Detail: "seen through a bind mount: " + err.Error()}
 	case errors.Is(ce.Err, unix.EINVAL):
@@ -196,8 +203,6 @@ func (ls *layers) explain(err error) error {
 				return l.errorf(ErrNestedTooDeep, nil, "probably, as it is itself a stacked file system: %v", err)
 			}
 		}
-	case errors.Is(ce.Err, unix.EPERM):
-		return fmt.Errorf("%w: mounting needs CAP_SYS_ADMIN; as an ordinary user run inside a user namespace, with userxattr", err)
 	case errors.Is(ce.Err, unix.ESTALE):
 		return fmt.Errorf("%w: the upper was used with index=on and other lowers", err)
 	}

@@ -9,7 +9,7 @@ import (
 )
 
 func TestRefreshShowsWhatALowerGained(t *testing.T) {
-	inEach(t, func(t *testing.T, b *box) {
+	inEachOnDisk(t, func(t *testing.T, b *box) {
 		b.write("lower1/old/f", "1")
 		b.mount(b.options("lower1", "lower2"))
 		b.hold("merged/old")

@@ -59,7 +59,7 @@ func (b *box) remove(names ...string) []Removal {
 func TestRemovedCopyShowsTheLowers(t *testing.T) {
 	for _, xino := range []string{"on", "off"} {
 		t.Run("xino "+xino, func(t *testing.T) {
-			inEach(t, func(t *testing.T, b *box) {
+			inEachOnDisk(t, func(t *testing.T, b *box) {
 				b.object("lower2/both", "lower")
 				b.write("lower2/file", "lower")
 				o := b.options("lower1", "lower2")
@@ -144,7 +144,7 @@ func userXattrHere(b *box) bool {
 }
 
 func TestRemovalUnderAProcessThatIsInside(t *testing.T) {
-	inEach(t, func(t *testing.T, b *box) {
+	inEachOnDisk(t, func(t *testing.T, b *box) {
 		b.mount(b.options())
 		b.object("merged/obj", "upper")
 		b.object("lower1/obj", "lower")
@@ -170,7 +170,7 @@ func TestRemovalUnderAProcessThatIsInside(t *testing.T) {
 }
 
 func TestMergedObjectInUseIsLeftAlone(t *testing.T) {
-	inEach(t, func(t *testing.T, b *box) {
+	inEachOnDisk(t, func(t *testing.T, b *box) {
 		for _, o := range []string{"held", "free"} {
 			b.object("upper/"+o, "upper")
 			b.object("lower1/"+o, "lower")

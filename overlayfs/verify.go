@@ -5,8 +5,6 @@ import (
 	"path/filepath"
 	"strings"
 
-	"golang.org/x/sys/unix"
-
 	"github.com/strata-nix/strata/internal/mount"
 )
 
@@ -192,33 +190,30 @@ func replaced(target string, m MountInfo) string {
 	if m.Upper == "" || m.Upper[0] != '/' {
 		return ""
 	}
-	var root, st unix.Stat_t
-	if unix.Stat(target, &root) != nil {
+	root, err := lookAt(target)
+	if err != nil {
 		return ""
 	}
-	upper := m.Upper
+	var upper directory
 	for _, p := range m.UpperSpellings() {
-		if unix.Stat(p, &st) == nil {
-			upper = p
+		if upper, err = lookAt(p); err == nil {
+			break
 		}
 	}
-	if unix.Stat(upper, &st) != nil {
-		// Not there: perhaps only not visible from here.
-		return ""
-	}
-	if st.Ino == root.Ino {
+	// An upper that is not there may only be invisible from here.
+	if err != nil || upper.ino == root.ino {
 		return ""
 	}
 	oneFS := true
 	for _, l := range m.Lowers {
-		var low unix.Stat_t
-		if unix.Stat(l, &low) != nil || low.Ino == root.Ino {
+		low, err := lookAt(l)
+		if err != nil || low.ino == root.ino {
 			return ""
 		}
-		oneFS = oneFS && low.Dev == st.Dev
+		oneFS = oneFS && low.device == upper.device
 	}
 	if !oneFS && !m.Has("xino=on") {
 		return ""
 	}
-	return fmt.Sprintf("%q is inode %d, the overlay writes to inode %d", upper, st.Ino, root.Ino)
+	return fmt.Sprintf("%q is inode %d, the overlay writes to inode %d", m.Upper, upper.ino, root.ino)
 }

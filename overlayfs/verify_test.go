@@ -150,7 +150,7 @@ func TestMountThatOthersMade(t *testing.T) {
 }
 
 func TestReplacedUpperIsNoticed(t *testing.T) {
-	inEach(t, func(t *testing.T, b *box) {
+	inEachOnDisk(t, func(t *testing.T, b *box) {
 		for _, lower := range []string{"lower1", "tmp"} {
 			t.Run(lower, func(t *testing.T) {
 				if lower == "tmp" {
@@ -171,7 +171,7 @@ func TestReplacedUpperIsNoticed(t *testing.T) {
 				if kind, _ := b.mismatch(o.Target, want); kind != UpperReplaced {
 					t.Errorf("kind %d", kind)
 				}
-				h, err := CheckHealth(o.Target, &m.Record)
+				h, err := CheckHealth(t.Context(), o.Target, &m.Record)
 				if err != nil || len(h.Problems) == 0 {
 					t.Errorf("health: %v %v", h.Problems, err)
 				}

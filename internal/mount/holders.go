@@ -27,53 +27,108 @@ func (h Holder) String() string {
 	return fmt.Sprintf("process %d (%s) has %s %q", h.PID, h.Name, h.Uses, h.Path)
 }
 
-// Holders lists up to [MaxHolders] processes that keep the mount busy. It sees
-// those whose /proc entries the caller may read. target helps to recognise
-// mapped files. It never waits for the file systems that processes use.
+// Holders lists up to [MaxHolders] processes that keep the mount busy, those
+// found until ctx ends. It sees processes whose /proc entries the caller may
+// read. target helps to recognise mapped files, which are looked for only
+// where nothing else was found. It does not wait for the file systems that
+// processes use, but /proc itself may keep it waiting for a process; a thread
+// that waits past the end of ctx ends when that process lets it.
 func Holders(ctx context.Context, id ID, target string) []Holder {
+	found := make(chan Holder, 2*MaxHolders)
+	go func() {
+		defer close(found)
+		pids := processes()
+		n := search(ctx, pids, found, func(pid int) (Holder, bool) { return linksOf(pid, id) })
+		if n == 0 {
+			search(ctx, pids, found, func(pid int) (Holder, bool) { return mapsOf(pid, id.Device, target) })
+		}
+	}()
+	var out []Holder
+	for {
+		select {
+		case h, ok := <-found:
+			if !ok {
+				return out
+			}
+			out = append(out, h)
+		case <-ctx.Done():
+			return out
+		}
+	}
+}
+
+func processes() []int {
 	proc, err := os.Open("/proc")
 	if err != nil {
 		return nil
 	}
 	defer proc.Close()
 	names, _ := proc.Readdirnames(-1)
-	var out []Holder
+	var pids []int
 	for _, name := range names {
-		pid, err := strconv.Atoi(name)
-		if err != nil {
-			continue
-		}
-		if ctx.Err() != nil || len(out) == MaxHolders {
-			break
-		}
-		if h, ok := holds(pid, id, target); ok {
-			out = append(out, h)
+		if pid, err := strconv.Atoi(name); err == nil {
+			pids = append(pids, pid)
 		}
 	}
-	return out
+	return pids
 }
 
-func holds(pid int, id ID, target string) (Holder, bool) {
-	dir := fmt.Sprintf("/proc/%d", pid)
-	found := func(uses, path string) (Holder, bool) {
-		comm, _ := os.ReadFile(dir + "/comm")
-		return Holder{PID: pid, Name: strings.TrimSpace(string(comm)), Uses: uses, Path: path}, true
+func search(ctx context.Context, pids []int, found chan<- Holder, look func(pid int) (Holder, bool)) (n int) {
+	for _, pid := range pids {
+		if ctx.Err() != nil || n == MaxHolders {
+			break
+		}
+		if h, ok := look(pid); ok {
+			comm, _ := os.ReadFile(fmt.Sprintf("/proc/%d/comm", pid))
+			h.PID, h.Name = pid, strings.TrimSpace(string(comm))
+			found <- h
+			n++
+		}
 	}
+	return n
+}
+
+func linksOf(pid int, id ID) (Holder, bool) {
+	dir := fmt.Sprintf("/proc/%d", pid)
 	for _, link := range []string{"cwd", "root", "exe"} {
 		if path, ok := linksInto(filepath.Join(dir, link), id); ok {
-			return found(link, path)
+			return Holder{Uses: link, Path: path}, true
 		}
 	}
 	fds, _ := os.ReadDir(dir + "/fd")
 	for _, fd := range fds {
 		if path, ok := linksInto(filepath.Join(dir, "fd", fd.Name()), id); ok {
-			return found("fd "+fd.Name(), path)
+			return Holder{Uses: "fd " + fd.Name(), Path: path}, true
 		}
 	}
-	if path, ok := mapsInto(dir+"/maps", id.Device, target); ok {
-		return found("maps", path)
-	}
 	return Holder{}, false
+}
+
+func mapsOf(pid int, dev Device, target string) (Holder, bool) {
+	path, ok := mapsInto(fmt.Sprintf("/proc/%d/maps", pid), dev, target)
+	return Holder{Uses: "maps", Path: path}, ok
+}
+
+// NamespaceProcesses lists processes that live in the mount namespace with this
+// inode number, at most [MaxHolders]. It tells whether a record that is
+// [Elsewhere] is of a run that is still alive; complete only for root of the
+// first PID namespace, and blind to namespaces that only a file keeps alive.
+func NamespaceProcesses(ns uint64) []int {
+	links, err := filepath.Glob("/proc/[0-9]*/ns/mnt")
+	if err != nil {
+		return nil
+	}
+	var pids []int
+	for _, link := range links {
+		var st unix.Stat_t
+		if len(pids) == MaxHolders || unix.Stat(link, &st) != nil || st.Ino != ns {
+			continue
+		}
+		if pid, err := strconv.Atoi(strings.Split(link, "/")[2]); err == nil {
+			pids = append(pids, pid)
+		}
+	}
+	return pids
 }
 
 // linksInto reports whether a magic link of /proc leads into the mount. The

@@ -1,13 +1,13 @@
 package mount
 
 import (
+	"encoding/base64"
 	"encoding/json"
-	"errors"
 	"fmt"
 	"path/filepath"
+	"strings"
 	"time"
-
-	"golang.org/x/sys/unix"
+	"unicode/utf8"
 )
 
 // Record says which mount we made, so that a later run can tell whether what
@@ -28,6 +28,9 @@ type Record struct {
 	Work      string    `json:"work,omitempty"`
 	MountedAt time.Time `json:"mounted-at"`
 }
+
+// A path in the JSON form that is not valid UTF-8, which JSON cannot hold, is
+// written as "base64:" and its bytes in base64. Real paths begin with a slash.
 
 // RecordVersion is the version of [Record] written now.
 const RecordVersion = 1
@@ -97,126 +100,58 @@ func ParseRecord(data []byte) (Record, error) {
 	return r, nil
 }
 
+// MarshalJSON writes the record with its paths in a form that JSON can hold.
+func (r Record) MarshalJSON() ([]byte, error) {
+	type plain Record
+	for _, p := range []*string{&r.Target, &r.Source, &r.Upper, &r.Work} {
+		*p = encodePath(*p)
+	}
+	lowers := make([]string, len(r.Lowers))
+	for i, l := range r.Lowers {
+		lowers[i] = encodePath(l)
+	}
+	r.Lowers = lowers
+	return json.Marshal(plain(r))
+}
+
+// UnmarshalJSON is the reverse of MarshalJSON.
+func (r *Record) UnmarshalJSON(data []byte) error {
+	type plain Record
+	if err := json.Unmarshal(data, (*plain)(r)); err != nil {
+		return err
+	}
+	paths := []*string{&r.Target, &r.Source, &r.Upper, &r.Work}
+	for i := range r.Lowers {
+		paths = append(paths, &r.Lowers[i])
+	}
+	for _, p := range paths {
+		var err error
+		if *p, err = decodePath(*p); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+const base64Prefix = "base64:"
+
+func encodePath(s string) string {
+	if utf8.ValidString(s) && !strings.HasPrefix(s, base64Prefix) {
+		return s
+	}
+	return base64Prefix + base64.StdEncoding.EncodeToString([]byte(s))
+}
+
+func decodePath(s string) (string, error) {
+	coded, ok := strings.CutPrefix(s, base64Prefix)
+	if !ok {
+		return s, nil
+	}
+	b, err := base64.StdEncoding.DecodeString(coded)
+	return string(b), err
+}
+
 func (r Record) id() ID {
 	dev, _ := parseDevice(r.Device)
 	return ID{Mount: r.MountID, Unique: r.UniqueID, Device: dev}
-}
-
-// State is what became of a recorded mount.
-type State int
-
-const (
-	Unknown   State = iota // could not tell; treat as somebody else's
-	Mounted                // it is there, and it is what a process at the target sees
-	Covered                // it is there, under another mount at the same target
-	Moved                  // it is there, but attached at another place
-	Gone                   // it no longer exists, and nothing is mounted at the target
-	Foreign                // it no longer exists, and somebody else's mount is at the target
-	Elsewhere              // it was made in another mount namespace that may be alive
-)
-
-func (s State) String() string {
-	switch s {
-	case Mounted:
-		return "mounted"
-	case Covered:
-		return "covered by another mount"
-	case Moved:
-		return "moved to another mount point"
-	case Gone:
-		return "gone"
-	case Foreign:
-		return "gone, and a foreign mount is in its place"
-	case Elsewhere:
-		return "made in another mount namespace"
-	}
-	return "unknown"
-}
-
-// Recognise tells what became of the recorded mount, as seen from the calling
-// process. An error goes with [Unknown]. Only [Mounted] allows to unmount it.
-func (r Record) Recognise() (State, error) {
-	boot, err := BootID()
-	if err != nil {
-		return Unknown, err
-	}
-	here, found, err := r.visible()
-	if err != nil {
-		return Unknown, err
-	}
-	if boot != r.Boot {
-		return r.absent(here), nil
-	}
-	if found {
-		return Mounted, nil
-	}
-	hidden, err := r.hidden()
-	if err != nil {
-		return Unknown, err
-	}
-	if hidden != nil {
-		if hidden.Target == r.Target {
-			return Covered, nil
-		}
-		return Moved, nil
-	}
-	ns, err := Namespace()
-	if err != nil {
-		return Unknown, err
-	}
-	if ns != r.Namespace {
-		return Elsewhere, nil
-	}
-	return r.absent(here), nil
-}
-
-func (r Record) absent(here ID) State {
-	if here.Root {
-		return Foreign
-	}
-	return Gone
-}
-
-// visible looks at what a process sees at the target.
-func (r Record) visible() (here ID, ours bool, err error) {
-	here, err = Identify(r.Target)
-	if errors.Is(err, unix.ENOENT) || errors.Is(err, unix.ENOTDIR) {
-		return ID{}, false, nil
-	}
-	if err != nil {
-		return ID{}, false, err
-	}
-	if !here.Root || !here.Same(r.id()) {
-		return here, false, nil
-	}
-	if here.Unique != 0 && r.UniqueID != 0 {
-		return here, true, nil
-	}
-	// Without unique ids the number may be a stranger's: compare all we know.
-	stack, err := StackAt(r.Target)
-	if err != nil || len(stack) == 0 {
-		return here, false, err
-	}
-	return here, stack[len(stack)-1].FSType == r.FSType, nil
-}
-
-// hidden looks for the mount in the whole namespace.
-func (r Record) hidden() (*Entry, error) {
-	want := r.id()
-	if r.UniqueID != 0 {
-		id, found, err := lookupUnique(r.UniqueID)
-		if err == nil && !found {
-			return nil, nil
-		}
-		if err == nil {
-			want.Mount = id.Mount
-		}
-	}
-	list, err := ReadTable(func(e Entry) bool {
-		return e.ID == want.Mount && e.Device == want.Device && e.FSType == r.FSType
-	})
-	if err != nil || len(list) == 0 {
-		return nil, err
-	}
-	return &list[0], nil
 }

@@ -19,6 +19,7 @@ func goodRecord(t testing.TB) Record {
 
 func TestRecordRoundTrip(t *testing.T) {
 	want := goodRecord(t)
+	want.Upper, want.Work, want.Lowers[1] = "/not\xffutf8", "base64:x", "/new\nline"
 	data, err := json.Marshal(want)
 	if err != nil {
 		t.Fatal(err)

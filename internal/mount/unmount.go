@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"strings"
+	"time"
 
 	"golang.org/x/sys/unix"
 )
@@ -106,6 +107,9 @@ func unmount(target string, flags int) error {
 	}
 }
 
+// searchTime is how long is searched for those who keep a mount busy.
+const searchTime = 2 * time.Second
+
 // busy finds out who is in the way, as far as it can.
 func busy(ctx context.Context, target string, cause error) error {
 	e := &BusyError{Target: target, Err: cause}
@@ -119,6 +123,8 @@ func busy(ctx context.Context, target string, cause error) error {
 			e.Submounts = append(e.Submounts, s.Target)
 		}
 	}
+	ctx, cancel := context.WithTimeout(ctx, searchTime)
+	defer cancel()
 	e.Holders = Holders(ctx, id, target)
 	return e
 }
