@@ -1,0 +1,32 @@
+package stack
+
+import (
+	"path/filepath"
+
+	"github.com/strata-nix/strata/store"
+	"github.com/strata-nix/strata/storepath"
+)
+
+// ClientURI is what clients set NIX_REMOTE to, or give to --store: "daemon" where
+// they find everything at the usual places.
+func (c *Config) ClientURI() string {
+	socket := c.Socket
+	if c.ShowState == Yes && socket == filepath.Join(c.Upper.State, socketInState) {
+		socket = filepath.Join(c.Root, clientState, socketInState)
+	}
+	params := map[string][]string{}
+	if c.StoreDir != storepath.DefaultDir {
+		params["store"] = []string{string(c.StoreDir)}
+	}
+	switch {
+	case c.Mount == string(c.StoreDir):
+	case c.Root != "/" && c.Mount == filepath.Join(c.Root, storeInRoot):
+		params["root"] = []string{c.Root}
+	default:
+		params["real"] = []string{c.Mount}
+	}
+	if len(params) == 0 && socket == filepath.Join(clientState, socketInState) {
+		return "daemon"
+	}
+	return store.Reference{Scheme: "unix", Authority: socket, Params: params}.String()
+}

@@ -1,0 +1,263 @@
+package stack
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"strings"
+	"time"
+
+	"github.com/strata-nix/strata/overlayfs"
+	"github.com/strata-nix/strata/storepath"
+)
+
+// Run says what of a stack is up: which process serves it, and what it has
+// mounted. It is the file run.json in the upper's directory, written before each
+// step that it tells about, so that after a crash nothing of ours is unknown.
+type Run struct {
+	Version  int       `json:"version"` // runVersion
+	Strata   string    `json:"strata"`  // version of the program
+	Name     string    `json:"name"`
+	Dir      string    `json:"dir"` // Upper.Dir
+	StoreDir string    `json:"store-dir"`
+	Root     string    `json:"root"`
+	Mount    string    `json:"mount"`
+	Layer    string    `json:"layer"`
+	State    string    `json:"state"`
+	Sockets  []string  `json:"sockets,omitempty"` // once it is ready
+	Client   string    `json:"client,omitempty"`  // the URI by which clients reach it
+	Started  time.Time `json:"started"`
+	Process  Process   `json:"process"`
+	// MountNamespace is where the mounts are; Private tells that it is one of the
+	// process's own user namespace, so that nobody else sees them.
+	MountNamespace uint64     `json:"mount-namespace"`
+	Private        bool       `json:"private,omitempty"`
+	Lowers         []RunLower `json:"lowers"`
+	Mounts         []Mounted  `json:"mounts,omitempty"` // in the order in which they were made
+	// Detached are mounts that live on with those who used them when they were
+	// detached.
+	Detached []overlayfs.Record `json:"detached,omitempty"`
+}
+
+// RunLower is one lower of a stack that is up.
+type RunLower struct {
+	Name  string    `json:"name"`
+	Kind  LowerKind `json:"kind"`
+	Given string    `json:"given"` // path or URI
+	Dir   string    `json:"dir"`   // of the objects
+	URI   string    `json:"uri"`   // as it was opened
+}
+
+// Mounted is one mount of a stack and what it is for.
+type Mounted struct {
+	Role string `json:"role"` // "store", "state", "image base", …
+	// Given, Source and Identity tell whether the mount is what a later run would
+	// make: where, what in words, and that as numbers.
+	Given    string           `json:"given"`
+	Source   string           `json:"source"`
+	Identity string           `json:"identity"`
+	Record   overlayfs.Record `json:"record"`
+}
+
+const (
+	runVersion = 1
+	runFile    = "run.json"
+	lockFile   = "lock"
+	// maxRun bounds what is read; 500 lowers with long names stay far below.
+	maxRun = 16 << 20
+)
+
+// Up tells whether the process that serves the stack runs. The error says that
+// nobody can tell.
+func (r *Run) Up() (bool, error) { return r.Process.Alive() }
+
+// Enter is the command by which a program gets to see the mounts, if they are
+// in a namespace of their own.
+func (r *Run) Enter() []string {
+	if !r.Private {
+		return nil
+	}
+	return []string{"nsenter", fmt.Sprintf("--target=%d", r.Process.PID), "--user", "--mount", "--preserve-credentials", "--wdns=/", "--"}
+}
+
+func runPath(dir string) string { return filepath.Join(dir, runFile) }
+
+// readRun reads run.json. [ErrNotUp] says that there is none.
+func readRun(path string) (*Run, error) {
+	f, err := os.Open(path)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil, ErrNotUp
+	}
+	if err != nil {
+		return nil, err
+	}
+	defer f.Close()
+	st, err := f.Stat()
+	if err != nil {
+		return nil, err
+	}
+	if !st.Mode().IsRegular() || st.Size() > maxRun {
+		return nil, fmt.Errorf("'%s' is no record of a stack", path)
+	}
+	var r Run
+	if err := json.NewDecoder(f).Decode(&r); err != nil {
+		return nil, fmt.Errorf("'%s' is damaged: %w", path, err)
+	}
+	return &r, r.check(path)
+}
+
+func (r *Run) check(path string) error {
+	if r.Version != runVersion {
+		return fmt.Errorf("'%s' was written by another version of strata (%s)", path, r.Strata)
+	}
+	if !validName(r.Name) || !filepath.IsAbs(r.Dir) {
+		return fmt.Errorf("'%s' is damaged: it names no stack", path)
+	}
+	if _, err := storepath.ParseDir(r.StoreDir); err != nil {
+		return fmt.Errorf("'%s' is damaged: %w", path, err)
+	}
+	for _, m := range r.Mounts {
+		text, err := json.Marshal(m.Record)
+		if err == nil {
+			_, err = overlayfs.ParseRecord(text)
+		}
+		if err != nil {
+			return fmt.Errorf("'%s' is damaged: %s: %w", path, m.Role, err)
+		}
+	}
+	return nil
+}
+
+// save writes run.json in one step. It need not reach the disk: after a power
+// failure there are no mounts.
+func (r *Run) save() error {
+	text, err := json.MarshalIndent(r, "", "  ")
+	if err != nil {
+		return err
+	}
+	temp := runPath(r.Dir) + ".new"
+	if err := os.WriteFile(temp, append(text, '\n'), 0o644); err != nil { //nolint:gosec // status is for everybody
+		return err
+	}
+	return os.Rename(temp, runPath(r.Dir))
+}
+
+// forget removes run.json and the stack's name.
+func (r *Run) forget() error {
+	err := unregister(r)
+	if rmErr := os.Remove(runPath(r.Dir)); rmErr != nil && !errors.Is(rmErr, fs.ErrNotExist) {
+		err = errors.Join(err, rmErr)
+	}
+	return err
+}
+
+// RuntimeEnv names the directory of the names of stacks, for those who do not
+// want it at its usual place.
+const RuntimeEnv = "STRATA_RUNTIME_DIR"
+
+// RuntimeDir is where the names of the stacks that are up are: links to their
+// run.json. It is /run/strata for root, and else in the user's own directory for
+// such things.
+func RuntimeDir() string {
+	if dir := os.Getenv(RuntimeEnv); dir != "" {
+		return dir
+	}
+	if os.Geteuid() == 0 {
+		return "/run/strata"
+	}
+	if dir := os.Getenv("XDG_RUNTIME_DIR"); filepath.IsAbs(dir) {
+		return filepath.Join(dir, "strata")
+	}
+	return filepath.Join(os.TempDir(), fmt.Sprintf("strata-%d", os.Geteuid()))
+}
+
+func namePath(name string) string { return filepath.Join(RuntimeDir(), name+".json") }
+
+// register gives the stack its name. It fails if a stack of that name is up that
+// is another.
+func register(r *Run) error {
+	dir := RuntimeDir()
+	if err := os.MkdirAll(dir, 0o755); err != nil {
+		return err
+	}
+	if other, err := readRun(namePath(r.Name)); err == nil && other.Dir != r.Dir {
+		if up, _ := other.Up(); up {
+			return fmt.Errorf("a stack with the name '%s' is up already, with the upper '%s'; give this one another name", r.Name, other.Dir)
+		}
+	}
+	temp := filepath.Join(dir, fmt.Sprintf(".%s.%d", r.Name, os.Getpid()))
+	_ = os.Remove(temp) // of an earlier process with our number
+	if err := os.Symlink(runPath(r.Dir), temp); err != nil {
+		return err
+	}
+	if err := os.Rename(temp, namePath(r.Name)); err != nil {
+		_ = os.Remove(temp)
+		return err
+	}
+	return nil
+}
+
+// unregister takes the name away, unless another stack has it by now.
+func unregister(r *Run) error {
+	path := namePath(r.Name)
+	if to, err := os.Readlink(path); err != nil || to != runPath(r.Dir) {
+		return nil //nolint:nilerr // not there, or not ours
+	}
+	return os.Remove(path)
+}
+
+// FindUpper gives the stack with this upper directory, up or left behind.
+// [ErrNotUp] says that there is none.
+func FindUpper(dir string) (*Run, error) {
+	dir, err := filepath.Abs(dir)
+	if err != nil {
+		return nil, err
+	}
+	r, err := readRun(runPath(dir))
+	if errors.Is(err, ErrNotUp) {
+		return nil, fmt.Errorf("the stack with the upper '%s' %w", dir, err)
+	}
+	if err == nil && r.Dir != dir {
+		r.Dir = dir // it was moved while it was not up
+	}
+	return r, err
+}
+
+// Find gives the stack of this name. [ErrNotUp] says that there is none.
+func Find(name string) (*Run, error) {
+	if !validName(name) {
+		return nil, fmt.Errorf("'%.80s' cannot be the name of a stack", name)
+	}
+	r, err := readRun(namePath(name))
+	if errors.Is(err, ErrNotUp) {
+		return nil, fmt.Errorf("stack '%s' %w", name, err)
+	}
+	return r, err
+}
+
+// List gives all stacks that have a name in [RuntimeDir], by name. What cannot be
+// read is in the error, beside the others.
+func List() ([]*Run, error) {
+	entries, err := os.ReadDir(RuntimeDir())
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil, nil
+	}
+	var all []*Run
+	for _, e := range entries {
+		name, isName := strings.CutSuffix(e.Name(), ".json")
+		if !isName || !validName(name) {
+			continue
+		}
+		r, readErr := readRun(filepath.Join(RuntimeDir(), e.Name()))
+		switch {
+		case readErr == nil:
+			all = append(all, r)
+		case !errors.Is(readErr, ErrNotUp): // its upper was removed
+			err = errors.Join(err, readErr)
+		}
+	}
+	return all, err
+}
