@@ -36,8 +36,8 @@
 //     kernel still has the old directory's inode under the lower's identity.
 //     It makes no difference whether it is removed through the merged
 //     directory or in the upper. A [Remover] finds this out beforehand and
-//     leaves the object alone ([ErrInUse]). Opaque directories do not have the
-//     problem.
+//     leaves the object alone ([ErrInUse]). Opaque directories, files and
+//     symbolic links do not have the problem.
 //  3. Renaming a lower's or a merged directory is EXDEV. chmod, or opening for
 //     writing, of something that is only in a lower copies it up. A copied-up
 //     directory holds only what was changed; making it opaque would lose the
@@ -57,4 +57,6 @@
 //  7. The whiteouts of a privileged and of a userxattr mount are the same, the
 //     opaque marks are not (trusted.overlay.opaque, user.overlay.opaque). An
 //     upper keeps its first kind; see [Options.UserXattr].
+//  8. Unmounting an overlay flushes the whole file system of its upper, with
+//     everything that others write there: seconds on a busy disk.
 package overlayfs

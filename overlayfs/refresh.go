@@ -54,7 +54,11 @@ func Refresh(ctx context.Context, target string) error {
 		}
 		return nil
 	}
-	if err := reconfigure(target); err != nil {
+	err = reconfigure(target)
+	if errors.Is(err, unix.EPERM) {
+		return fmt.Errorf("refresh %q: %w: it takes CAP_SYS_ADMIN in the user namespace that made the mount", target, err)
+	}
+	if err != nil {
 		return fmt.Errorf("refresh %q: %w", target, err)
 	}
 	return touchListing(dir)
