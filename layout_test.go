@@ -47,6 +47,7 @@ var tiers = [][]string{
 var sideways = map[edge]string{
 	{"image", "internal/mount"}:     "the kernel's mount interface, wrapped once for both kinds of mount",
 	{"overlayfs", "internal/mount"}: "the same",
+	{"nixconf", "internal/suggest"}: "names of settings are guessed like all others",
 }
 
 // support is for tests and tools only, and may import anything that is not a

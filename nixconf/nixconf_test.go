@@ -416,7 +416,7 @@ func FuzzNixConf(f *testing.F) {
 	f.Add("!include /dev/null\nmax-jobs = auto\nrequire-sigs = maybe")
 	f.Fuzz(func(t *testing.T, text string) {
 		if strings.Contains(text, "include") {
-			t.Skip("would read files of this machine")
+			return // would read files of this machine
 		}
 		c := New()
 		if err := c.ApplyText("fuzz", text); err != nil {
