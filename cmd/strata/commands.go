@@ -21,6 +21,9 @@ var commands = []struct {
 	group string
 	make  func(*globals) *cobra.Command
 }{
+	{groupServe, newUpCommand},
+	{groupServe, newDownCommand},
+	{groupServe, newStatusCommand},
 	{groupServe, newDaemonCommand},
 	{groupServe, newPingCommand},
 

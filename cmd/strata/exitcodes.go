@@ -3,6 +3,7 @@ package main
 import (
 	"context"
 	"errors"
+	"fmt"
 
 	"github.com/strata-nix/strata/nar"
 	"github.com/strata-nix/strata/store"
@@ -38,6 +39,11 @@ type usageError struct{ err error }
 func (e *usageError) Error() string { return e.err.Error() }
 func (e *usageError) Unwrap() error { return e.err }
 
+// exitStatus is that of a child, which has told itself what was wrong.
+type exitStatus int
+
+func (s exitStatus) Error() string { return fmt.Sprintf("exit status %d", int(s)) }
+
 // errAbsent is the cause of errors about something inside the store that is not
 // there, besides store.ErrNotValid.
 var errAbsent = errors.New("not there")
@@ -52,9 +58,13 @@ func (e *absentError) Unwrap() error { return errAbsent }
 func exitCodeOf(err error) exitCode {
 	var usage *usageError
 	var malformed *nar.FormatError
+	var child exitStatus
+	var unwell *unwellError
 	switch {
 	case err == nil:
 		return exitOK
+	case errors.As(err, &child):
+		return exitCode(child)
 	case errors.Is(err, errOutputClosed):
 		return exitPipe
 	case errors.As(err, &usage), errors.Is(err, store.ErrReference):
@@ -63,7 +73,7 @@ func exitCodeOf(err error) exitCode {
 		return exitTerminated
 	case errors.Is(err, context.Canceled):
 		return exitInterrupted
-	case errors.Is(err, store.ErrDamaged), errors.Is(err, store.ErrMismatch), errors.Is(err, store.ErrNoSignature),
+	case errors.As(err, &unwell), errors.Is(err, store.ErrDamaged), errors.Is(err, store.ErrMismatch), errors.Is(err, store.ErrNoSignature),
 		errors.As(err, &malformed):
 		return exitDamaged
 	case errors.Is(err, store.ErrNotValid), errors.Is(err, errAbsent):

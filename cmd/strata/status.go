@@ -1,0 +1,154 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"strings"
+	"text/tabwriter"
+	"time"
+
+	"github.com/dustin/go-humanize"
+	"github.com/spf13/cobra"
+
+	"github.com/strata-nix/strata/stack"
+)
+
+type statusOptions struct {
+	stackSelection
+	json bool
+}
+
+func newStatusCommand(g *globals) *cobra.Command {
+	var o statusOptions
+	cmd := &cobra.Command{
+		Use:   "status [NAME...]",
+		Short: "Tell how layered stores are",
+		Long: `Tell of each stack that is up, or of the ones that are named: where it is mounted,
+whether the mount is what it should be, whether the daemon answers, and the
+layers from top to bottom with the number of their objects. A number with a tilde
+is an estimate from above.
+
+The exit status is 4 when something is not as it should be, and 3 when a stack
+that is named is not up.`,
+		Example: "  strata status\n  strata status --json dev",
+		Args:    anyArgs,
+		RunE: runner(func(ctx context.Context, args []string) error {
+			o.names = args
+			return runStatus(ctx, g, o)
+		}),
+	}
+	o.addFlags(cmd.Flags())
+	cmd.Flags().BoolVar(&o.json, "json", false, "print JSON")
+	return cmd
+}
+
+func runStatus(ctx context.Context, g *globals, o statusOptions) error {
+	runs, err := o.runs()
+	all := make([]*stack.Status, 0, len(runs))
+	for _, r := range runs {
+		st := r.Status(ctx)
+		all = append(all, st)
+		if len(st.Problems) > 0 {
+			err = errors.Join(err, &unwellError{st.Name})
+		}
+	}
+	if o.json {
+		return errors.Join(g.out.printJSON(all), err)
+	}
+	if len(all) == 0 && err == nil {
+		return g.out.println("no stack is up")
+	}
+	for i, st := range all {
+		if i > 0 {
+			err = errors.Join(err, g.out.println(""))
+		}
+		err = errors.Join(err, printStatus(g.out, st))
+	}
+	return err
+}
+
+// unwellError says that a stack is not as it should be.
+type unwellError struct{ name string }
+
+func (e *unwellError) Error() string { return fmt.Sprintf("stack '%s' is not as it should be", e.name) }
+
+func printStatus(out *output, st *stack.Status) error {
+	head := fmt.Sprintf("%s: %s", st.Name, st.State)
+	if st.State != stack.StateDown {
+		head += fmt.Sprintf(" for %s, process %d, strata %s", roughly(st.Uptime), st.PID, st.Version)
+	}
+	mounted := "mounted as it should be"
+	if !st.Mounted {
+		mounted = "not mounted as it should be"
+	}
+	if st.Private {
+		mounted += ", in a namespace of its own"
+	}
+	lines := []string{head, fmt.Sprintf("  store   %s, %s", st.Mount, mounted)}
+	for _, s := range st.Sockets {
+		answers := "answers"
+		if !s.Answering {
+			answers = "does not answer"
+		}
+		lines = append(lines, fmt.Sprintf("  socket  %s, %s", s.Path, answers))
+	}
+	if st.Client != "" {
+		lines = append(lines, "  clients NIX_REMOTE="+shellWord(st.Client))
+	}
+	if err := out.println(strings.Join(lines, "\n")); err != nil {
+		return err
+	}
+	if err := printLayers(out, st); err != nil {
+		return err
+	}
+	for _, p := range st.Problems {
+		if err := out.println("  ! " + p); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func printLayers(out *output, st *stack.Status) error {
+	w := tabwriter.NewWriter(out, 0, 0, 2, ' ', 0)
+	_, _ = fmt.Fprintln(w, "  layer\tkind\tpaths\tobjects\twhere")
+	for _, l := range st.Layers {
+		objects := count(l.Objects)
+		if l.NarBytes != nil {
+			objects += ", " + humanize.IBytes(*l.NarBytes)
+		}
+		where := l.Dir
+		if l.Given != "" && l.Given != l.Dir {
+			where = l.Given
+		}
+		if l.Disk != nil {
+			where += fmt.Sprintf(" (%s free)", humanize.IBytes(l.Disk.Available))
+		}
+		_, _ = fmt.Fprintf(w, "  %s\t%s\t%s\t%s\t%s\n", l.Name, l.Kind, count(l.Paths), objects, where)
+	}
+	return w.Flush()
+}
+
+// count prints a number that may be an estimate, or not known.
+func count(c *stack.Count) string {
+	switch {
+	case c == nil:
+		return "-"
+	case !c.Exact:
+		return "~" + humanize.Comma(c.Number)
+	}
+	return humanize.Comma(c.Number)
+}
+
+// roughly prints a time span without more digits than anybody wants.
+func roughly(seconds float64) string {
+	d := time.Duration(seconds * float64(time.Second))
+	switch {
+	case d < time.Minute:
+		return d.Round(time.Second / 10).String()
+	case d < 48*time.Hour:
+		return strings.TrimSuffix(d.Round(time.Minute).String(), "0s")
+	}
+	return fmt.Sprintf("%d days", int(d.Hours())/24)
+}

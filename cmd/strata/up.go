@@ -1,0 +1,244 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"maps"
+	"net"
+	"os"
+	"slices"
+	"time"
+
+	"github.com/spf13/cobra"
+	"github.com/spf13/pflag"
+
+	"github.com/strata-nix/strata/daemon"
+	"github.com/strata-nix/strata/internal/mount"
+	"github.com/strata-nix/strata/stack"
+	"github.com/strata-nix/strata/store"
+	"github.com/strata-nix/strata/storepath"
+)
+
+type upOptions struct {
+	file      string
+	lowers    []string
+	storeDir  string
+	showState bool
+	detach    bool
+	cfg       stack.Config // what the other flags say
+}
+
+func newUpCommand(g *globals) *cobra.Command {
+	var o upOptions
+	cmd := &cobra.Command{
+		Use:   "up",
+		Short: "Assemble a layered store and serve it",
+		Long: `Assemble a layered store as strata.toml or the flags describe it, and serve it
+to Nix's commands until SIGTERM or Ctrl-C, which takes everything down again.
+
+The lower stores are checked and, if they are images, mounted read-only; over
+them and the upper layer the merged store is mounted; what Nix has in /nix/var/nix
+is kept in the upper's directory and shown there; the daemon listens where Nix's
+commands look for it. A lower is a directory or an image that has nix/store and
+nix/var/nix/db in it, or the URI of a store such as a daemon's socket.
+
+Started by an ordinary user it does all this in a user namespace. Programs
+outside of that do not see the merged store; how to get in is printed.
+
+What a killed 'strata up' left mounted is taken over if it is what is wanted,
+since programs may run from it, and removed otherwise.`,
+		Example: `  strata up --lower /mnt/base --upper /var/lib/strata/dev
+  strata up --lower /srv/base.erofs --lower /mnt/team --upper ./dev --detach
+  strata up -c strata.toml`,
+		Args: noArgs,
+	}
+	f := cmd.Flags()
+	o.addFlags(f)
+	cmd.RunE = runner(func(ctx context.Context, _ []string) error {
+		cfg, err := o.config(f)
+		if err != nil {
+			return err
+		}
+		return runUp(ctx, g, cfg, o.detach)
+	})
+	return cmd
+}
+
+func (o *upOptions) addFlags(f *pflag.FlagSet) {
+	c := &o.cfg
+	f.StringVarP(&o.file, "config", "c", "", "read `FILE` (strata.toml); flags win over what it says")
+	f.StringArrayVar(&o.lowers, "lower", nil, "a lower store: a `PATH or URI`; may be repeated, the first that has an object wins")
+	f.StringVar(&c.Upper.Dir, "upper", "", "the `DIR` for all that is written")
+	f.StringVar(&c.Upper.Layer, "upper-layer", "", "the `DIR` of the upper layer's objects (default: layer in the upper)")
+	f.StringVar(&c.Upper.Work, "upper-work", "", "OverlayFS's work `DIR` (default: work in the upper)")
+	f.StringVar(&c.Upper.State, "upper-state", "", "Nix's state `DIR` (default: state in the upper)")
+	f.StringVar(&c.Upper.Log, "upper-log", "", "the `DIR` of build logs (default: log in the upper)")
+	f.StringVar(&c.Name, "name", "", "the `NAME` of the stack (default: the last component of the upper)")
+	f.StringVar(&o.storeDir, "store-dir", "", "the store `DIR` that store paths begin with (default: NIX_STORE_DIR or /nix/store)")
+	f.StringVar(&c.Root, "root", "", "mount the store and show the state below `DIR`")
+	f.StringVar(&c.Mount, "mount", "", "mount the store at `DIR` (default: the store directory, below the root)")
+	f.StringVar(&c.Socket, "socket", "", "listen on the unix socket at `PATH` (default: daemon-socket/socket in the state)")
+	f.BoolVar(&o.showState, "show-state", false, "show the state at /nix/var/nix (default: if the store is mounted at /nix/store)")
+	f.BoolVar(&c.Cover, "cover", false, "mount over directories that have something in them")
+	f.BoolVar(&c.Lazy, "lazy-unmount", false, "at the end, detach what is busy instead of leaving it mounted")
+	f.DurationVar(&c.WaitForLowers, "wait-for-lowers", 0, "wait so long for lower stores that are not there yet")
+	f.BoolVarP(&o.detach, "detach", "d", false, "return when the stack is ready, and serve it in the background")
+}
+
+// config is what the file and the flags say.
+func (o *upOptions) config(f *pflag.FlagSet) (c stack.Config, err error) {
+	if o.file != "" {
+		if c, err = stack.ReadFile(o.file); err != nil {
+			return c, &usageError{err}
+		}
+	}
+	for name, set := range map[string]func(){
+		"upper":           func() { c.Upper.Dir = o.cfg.Upper.Dir },
+		"upper-layer":     func() { c.Upper.Layer = o.cfg.Upper.Layer },
+		"upper-work":      func() { c.Upper.Work = o.cfg.Upper.Work },
+		"upper-state":     func() { c.Upper.State = o.cfg.Upper.State },
+		"upper-log":       func() { c.Upper.Log = o.cfg.Upper.Log },
+		"name":            func() { c.Name = o.cfg.Name },
+		"root":            func() { c.Root = o.cfg.Root },
+		"mount":           func() { c.Mount = o.cfg.Mount },
+		"socket":          func() { c.Socket = o.cfg.Socket },
+		"cover":           func() { c.Cover = o.cfg.Cover },
+		"lazy-unmount":    func() { c.Lazy = o.cfg.Lazy },
+		"wait-for-lowers": func() { c.WaitForLowers = o.cfg.WaitForLowers },
+		"lower":           func() { c.Lowers, err = parseLowers(o.lowers) },
+		"show-state": func() {
+			if c.ShowState = stack.No; o.showState {
+				c.ShowState = stack.Yes
+			}
+		},
+	} {
+		if f.Changed(name) {
+			set()
+		}
+	}
+	if err != nil {
+		return c, &usageError{err}
+	}
+	if dir := environment(os.LookupEnv).nonEmpty("NIX_STORE_DIR", ""); o.storeDir == "" && c.StoreDir == "" {
+		o.storeDir = dir
+	}
+	if o.storeDir != "" {
+		if c.StoreDir, err = storepath.ParseDir(o.storeDir); err != nil {
+			return c, &usageError{err}
+		}
+	}
+	if c.Upper.Dir == "" && len(c.Lowers) == 0 {
+		return c, &usageError{errors.New("strata up needs --lower and --upper, or a file with -c")}
+	}
+	cwd, err := os.Getwd()
+	if err != nil {
+		return c, err
+	}
+	if c, err = c.Resolve(cwd); err != nil {
+		return c, &usageError{err}
+	}
+	return c, nil
+}
+
+func parseLowers(texts []string) ([]stack.Lower, error) {
+	var all []stack.Lower
+	for _, text := range texts {
+		l, err := stack.ParseLower(text)
+		if err != nil {
+			return nil, fmt.Errorf("--lower: %w", err)
+		}
+		all = append(all, l)
+	}
+	return all, nil
+}
+
+func runUp(ctx context.Context, g *globals, cfg stack.Config, detach bool) error {
+	started := os.Getenv(upChildEnv)
+	if started == "" {
+		if again, err := startAgain(ctx, g, cfg, detach); again || err != nil {
+			return err
+		}
+	}
+	_ = os.Unsetenv(upChildEnv) // it is for us alone
+	for _, name := range slices.Sorted(maps.Keys(cfg.Settings)) {
+		g.options = append([]string{name + "=" + cfg.Settings[name]}, g.options...)
+	}
+	c, err := g.config()
+	if err != nil {
+		return err
+	}
+	c.dir = cfg.StoreDir
+	if initial, err := mount.InitialUserNamespace(); err == nil && !initial {
+		c.local.BuildUsersGroup = "" // there are no other users in here
+	}
+	log := g.log()
+	st, err := stack.Assemble(ctx, cfg, stack.Parts{Open: c.open, Upper: c.local, Version: release, Log: log})
+	if err != nil {
+		return err
+	}
+	err = serveStack(ctx, g, c, st, started == background)
+	down := st.TakeDown(context.WithoutCancel(ctx), stack.TakeDownOptions{
+		Lazy: cfg.Lazy, KeepStore: errors.Is(err, daemon.ErrStuck),
+	})
+	if err := errors.Join(err, down); err != nil {
+		return err
+	}
+	log.Info(fmt.Sprintf("stack '%s' is down", cfg.Name))
+	return nil
+}
+
+// serveStack serves a stack until ctx ends.
+func serveStack(ctx context.Context, g *globals, c *config, st *stack.Stack, inBackground bool) error {
+	log := g.log()
+	if conn, err := net.DialTimeout("unix", st.Config.Socket, time.Second); err == nil {
+		_ = conn.Close()
+		return fmt.Errorf("another daemon answers on the socket '%s'; choose another with --socket", st.Config.Socket)
+	}
+	listeners, err := listen(st.Config.Socket)
+	if err != nil {
+		return err
+	}
+	var sockets []string
+	for _, l := range listeners {
+		sockets = append(sockets, l.Addr().String())
+	}
+	if len(listeners) == 1 && os.Getenv("LISTEN_FDS") == "" {
+		sockets[0] = st.Config.Socket // what it was bound as had another name
+	}
+	// A daemon must not keep anything from being unmounted.
+	if err := errors.Join(os.Chdir("/"), st.Announce(ctx, sockets)); err != nil {
+		for _, l := range listeners {
+			err = errors.Join(err, l.Close())
+		}
+		return err
+	}
+	if err := tellReady(g, st.Run(), inBackground); err != nil {
+		log.Warn(fmt.Sprintf("cannot say that the stack is ready: %v", err))
+	}
+	return daemon.New(daemon.Options{
+		Store: st.Store, Version: version, Users: c.users, TrustedSubstituters: c.trustedSubstituters,
+		Force: store.TrustUnknown, Log: log,
+	}).Serve(ctx, listeners...)
+}
+
+// printReady says what is up and how to use it.
+func printReady(r *stack.Run) string {
+	text := fmt.Sprintf("ready: stack '%s' at %s\n", r.Name, r.Mount)
+	text += fmt.Sprintf("  upper   %s\n", r.Dir)
+	for _, l := range r.Lowers {
+		text += fmt.Sprintf("  lower   %s (%s)\n", l.Given, l.Kind)
+	}
+	for _, s := range r.Sockets {
+		text += fmt.Sprintf("  socket  %s\n", s)
+	}
+	text += fmt.Sprintf("  clients NIX_REMOTE=%s\n", shellWord(r.Client))
+	if enter := r.Enter(); enter != nil {
+		text += "The mounts are seen only in the stack's own namespace. A program is run there by\n  "
+		for _, word := range enter {
+			text += shellWord(word) + " "
+		}
+		text += "COMMAND\n"
+	}
+	return text
+}
