@@ -57,9 +57,13 @@ func (k PublicKey) Verify(fingerprint string, sig store.Signature) bool {
 
 // SecretKey makes signatures. It is shown with its secret left out; see Text.
 type SecretKey struct {
-	name string
-	key  ed25519.PrivateKey
+	name   string
+	secret *secret
 }
+
+// secret is behind a pointer, which fmt does not follow where it cannot call
+// String, inside of somebody's unexported field.
+type secret struct{ key ed25519.PrivateKey }
 
 // ParseSecretKey reads "<name>:<base64>", as it is in a file, with or without a
 // newline at the end. Errors do not tell what the text was.
@@ -76,7 +80,7 @@ func ParseSecretKey(text string) (SecretKey, error) {
 	if !key.Equal(ed25519.PrivateKey(data)) {
 		return SecretKey{}, fmt.Errorf("%w: secret key '%.200s' is not valid: its halves do not belong together", ErrKey, name)
 	}
-	return SecretKey{name: name, key: key}, nil
+	return SecretKey{name: name, secret: &secret{key}}, nil
 }
 
 // GenerateKey makes a new key.
@@ -85,7 +89,7 @@ func GenerateKey(name string) (SecretKey, error) {
 		return SecretKey{}, fmt.Errorf("%w: %w", ErrKey, err)
 	}
 	_, key, err := ed25519.GenerateKey(rand.Reader)
-	return SecretKey{name: name, key: key}, err
+	return SecretKey{name: name, secret: &secret{key}}, err
 }
 
 // Name is the name of the key.
@@ -99,19 +103,19 @@ func (k SecretKey) GoString() string { return k.String() }
 
 // Text is the inverse of ParseSecretKey, without a newline.
 func (k SecretKey) Text() string {
-	return k.name + ":" + base64.StdEncoding.EncodeToString(k.key)
+	return k.name + ":" + base64.StdEncoding.EncodeToString(k.secret.key)
 }
 
 // Public is the key that checks the signatures of k.
 func (k SecretKey) Public() PublicKey {
 	p := PublicKey{name: k.name}
-	copy(p.key[:], k.key[ed25519.SeedSize:])
+	copy(p.key[:], k.secret.key[ed25519.SeedSize:])
 	return p
 }
 
 // Sign signs a fingerprint.
 func (k SecretKey) Sign(fingerprint string) store.Signature {
-	return store.Signature(k.name + ":" + base64.StdEncoding.EncodeToString(ed25519.Sign(k.key, []byte(fingerprint))))
+	return store.Signature(k.name + ":" + base64.StdEncoding.EncodeToString(ed25519.Sign(k.secret.key, []byte(fingerprint))))
 }
 
 func parseKey(text string) (name string, data []byte, err error) {
