@@ -24,7 +24,9 @@ var comparable = cmp.Options{
 	cmp.Comparer(func(a, b nixhash.Hash) bool { return a == b }),
 }
 
-func sig(name string) store.Signature { return store.Signature(name + ":" + strings.Repeat("A", 86) + "==") }
+func sig(name string) store.Signature {
+	return store.Signature(name + ":" + strings.Repeat("A", 86) + "==")
+}
 
 // full is an info with everything in it.
 func full() *store.PathInfo {

@@ -10,25 +10,33 @@ import (
 // fileState is what can be seen of a database from outside: enough to notice
 // that it was replaced or, for one opened immutable, changed.
 type fileState struct {
-	dev, ino uint64
-	size     int64
-	mtime    int64 // ns
-	log      int64 // bytes in db.sqlite-wal
-	journal  int64 // bytes in db.sqlite-journal
+	dev     [2]uint32
+	ino     uint64
+	birth   int64 // ns; numbers of deleted files are used again. 0: not known
+	size    int64
+	mtime   int64 // ns
+	log     int64 // bytes in db.sqlite-wal
+	journal int64 // bytes in db.sqlite-journal
 }
 
 // look takes the state of the database at file; the zero state means that there
 // is none.
 func look(file string) (fileState, error) {
-	var st unix.Stat_t
-	if err := stat(file, &st); err != nil {
+	var st unix.Statx_t
+	if err := statx(file, &st); err != nil {
 		if errors.Is(err, unix.ENOENT) || errors.Is(err, unix.ENOTDIR) {
 			err = nil
 		}
 		return fileState{}, err
 	}
-	return fileState{dev: st.Dev, ino: st.Ino, size: st.Size, mtime: st.Mtim.Nano()}, nil
+	s := fileState{dev: [2]uint32{st.Dev_major, st.Dev_minor}, ino: st.Ino, size: int64(st.Size), mtime: nano(st.Mtime)}
+	if st.Mask&unix.STATX_BTIME != 0 {
+		s.birth = nano(st.Btime)
+	}
+	return s, nil
 }
+
+func nano(t unix.StatxTimestamp) int64 { return t.Sec*1e9 + int64(t.Nsec) }
 
 // lookClosely is look with the sizes of the logs.
 func lookClosely(file string) (fileState, error) {
@@ -36,11 +44,14 @@ func lookClosely(file string) (fileState, error) {
 	if err != nil || s.missing() {
 		return s, err
 	}
-	for suffix, size := range map[string]*int64{"-wal": &s.log, "-journal": &s.journal} {
-		var st unix.Stat_t
-		switch err := stat(file+suffix, &st); {
+	for _, log := range []struct {
+		suffix string
+		size   *int64
+	}{{"-wal", &s.log}, {"-journal", &s.journal}} {
+		var st unix.Statx_t
+		switch err := statx(file+log.suffix, &st); {
 		case err == nil:
-			*size = st.Size
+			*log.size = int64(st.Size)
 		case !errors.Is(err, unix.ENOENT):
 			return s, err
 		}
@@ -48,9 +59,9 @@ func lookClosely(file string) (fileState, error) {
 	return s, nil
 }
 
-func stat(file string, st *unix.Stat_t) error {
+func statx(file string, st *unix.Statx_t) error {
 	for {
-		err := unix.Stat(file, st)
+		err := unix.Statx(unix.AT_FDCWD, file, 0, unix.STATX_BASIC_STATS|unix.STATX_BTIME, st)
 		if !errors.Is(err, unix.EINTR) {
 			return err
 		}
@@ -59,7 +70,9 @@ func stat(file string, st *unix.Stat_t) error {
 
 func (s fileState) missing() bool { return s == fileState{} }
 
-func (s fileState) sameFile(t fileState) bool { return s.dev == t.dev && s.ino == t.ino }
+func (s fileState) sameFile(t fileState) bool {
+	return s.dev == t.dev && s.ino == t.ino && s.birth == t.birth
+}
 
 // logged tells whether there is something beside the database that belongs in it.
 func (s fileState) logged() bool { return s.log > 0 || s.journal > 0 }

@@ -77,10 +77,13 @@ func pages[T any](ctx context.Context, db *DB, op, table string, read func(c *co
 			err := db.read(ctx, op, func(c *conn) (err error) {
 				if upTo < 0 {
 					file = c.h.state
-					if err := c.query("select coalesce(max(id), 0) from "+table, nil,
-						func(s *sqlite.Stmt) error { upTo = s.ColumnInt64(0); return nil }); err != nil {
+					if upTo, err = c.maxID(table); err != nil {
 						return err
 					}
+				}
+				if upTo == 0 {
+					list = nil
+					return nil
 				}
 				if !c.h.state.sameFile(file) {
 					return failure{ErrGone} // another database with other numbers
@@ -114,4 +117,14 @@ func failureOf(ctx context.Context) error {
 		return nil
 	}
 	return failure{context.Cause(ctx)}
+}
+
+// maxID is the highest number in a table, 0 if it is empty or not there.
+func (c *conn) maxID(table string) (id int64, err error) {
+	if has, err := c.hasTable(table); err != nil || !has {
+		return 0, err
+	}
+	err = c.query("select coalesce(max(id), 0) from "+table, nil,
+		func(s *sqlite.Stmt) error { id = s.ColumnInt64(0); return nil })
+	return id, err
 }

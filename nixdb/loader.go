@@ -47,9 +47,13 @@ type promise struct {
 
 func newLoader(db *DB, c *conn) (*loader, error) {
 	l := &loader{db: db, c: c, empty: true, numbers: newNumbers(), promised: map[storepath.Path]promise{}}
-	// The table's own counter, which never gives a number twice.
-	err := c.query("select seq from sqlite_sequence where name = 'ValidPaths'", nil,
-		func(s *sqlite.Stmt) error { l.last = s.ColumnInt64(0); return nil })
+	var err error
+	if l.last, err = c.maxID("ValidPaths"); err != nil {
+		return nil, err
+	}
+	// The table's own counter, since no number is given twice.
+	err = c.query("select seq from sqlite_sequence where name = 'ValidPaths'", nil,
+		func(s *sqlite.Stmt) error { l.last = max(l.last, s.ColumnInt64(0)); return nil })
 	if err == nil {
 		err = c.query("select 1 from ValidPaths limit 1", nil, func(*sqlite.Stmt) error { l.empty = false; return nil })
 	}

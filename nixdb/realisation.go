@@ -12,10 +12,11 @@ import (
 	"github.com/strata-nix/strata/storepath"
 )
 
-// hasRealisations tells whether the tables are there: nobody may ever have asked
-// for content-addressed derivations.
-func (c *conn) hasRealisations() (has bool, err error) {
-	err = c.query("select 1 from sqlite_master where type = 'table' and name = 'Realisations'", nil,
+// hasTable tells whether a table is there. Those for realisations are not, if
+// nobody ever asked for content-addressed derivations.
+func (c *conn) hasTable(name string) (has bool, err error) {
+	err = c.query("select 1 from sqlite_master where type = 'table' and name = ?",
+		func(s *sqlite.Stmt) { s.BindText(1, name) },
 		func(*sqlite.Stmt) error { has = true; return nil })
 	return has, err
 }
@@ -80,7 +81,7 @@ func (db *DB) Realisations(ctx context.Context, ids []store.DrvOutput) ([]*store
 	var list []*store.Realisation
 	err := db.read(ctx, "asking for realisations", func(c *conn) error {
 		list = make([]*store.Realisation, len(ids))
-		if has, err := c.hasRealisations(); err != nil || !has {
+		if has, err := c.hasTable("Realisations"); err != nil || !has {
 			return err
 		}
 		for i, key := range ids {
@@ -133,7 +134,7 @@ func (db *DB) AllRealisations(ctx context.Context) iter.Seq2[*store.Realisation,
 // unsupported.
 func (db *DB) RegisterRealisations(ctx context.Context, rs []*store.Realisation) error {
 	return db.write(ctx, "registering realisations", func(c *conn) error {
-		has, err := c.hasRealisations()
+		has, err := c.hasTable("Realisations")
 		if err != nil {
 			return err
 		}
@@ -207,7 +208,7 @@ func (db *DB) putDependent(c *conn, id int64, r *store.Realisation) error {
 // DeleteRealisations forgets realisations; what is not known is passed over.
 func (db *DB) DeleteRealisations(ctx context.Context, ids []store.DrvOutput) error {
 	return db.write(ctx, "deleting realisations", func(c *conn) error {
-		if has, err := c.hasRealisations(); err != nil || !has {
+		if has, err := c.hasTable("Realisations"); err != nil || !has {
 			return err
 		}
 		for _, key := range ids {
