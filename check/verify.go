@@ -154,7 +154,7 @@ func (v *verification) mend(ctx context.Context, info *store.PathInfo) {
 		v.damaged = true
 		return
 	}
-	err := error(&store.UnsupportedError{Op: "repairPath", Store: "this", Why: "nothing to repair it from"})
+	err := fmt.Errorf("cannot repair path '%s'", v.Dir.Print(info.Path))
 	if v.Repair != nil {
 		err = v.Repair(ctx, info)
 	}

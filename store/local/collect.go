@@ -158,6 +158,7 @@ func (s *Store) Verify(ctx context.Context, o store.VerifyOptions) (bool, error)
 		Infos:      s.db.AllPathInfos,
 		Referrers:  s.db.Referrers,
 		Invalidate: s.db.Invalidate,
+		Repair:     s.repair,
 		Update: func(ctx context.Context, infos []*store.PathInfo) error {
 			return s.Register(ctx, infos)
 		},

@@ -2,6 +2,7 @@ package local_test
 
 import (
 	"bytes"
+	"context"
 	"errors"
 	"io"
 	"io/fs"
@@ -392,5 +393,37 @@ func TestVerify(t *testing.T) {
 	check(true)
 	if v, err := s.ValidPaths(t.Context(), []storepath.Path{chain[0].Path(), chain[1].Path()}); err != nil || len(v) != 2 {
 		t.Errorf("what is needed: %v, %v", v, err)
+	}
+}
+
+// A damaged object comes back from a store that has it as it was.
+func TestRepair(t *testing.T) {
+	root, other, wrong := testenv.Scratch(t), testenv.Scratch(t), testenv.Scratch(t)
+	chain := storetest.Chain(t, storepath.DefaultDir, 2)
+	good, bad := open(t, local.Options{Root: other}), open(t, local.Options{Root: wrong})
+	add(t, good, chain...)
+	lie := storetest.File(t, storepath.DefaultDir, "chain-0", "another")
+	lie.Info.Path, lie.Info.CA = chain[0].Path(), storepath.ContentAddress{}
+	add(t, bad, lie)
+	s := open(t, local.Options{Root: root, Substituters: func(context.Context) ([]store.Store, error) {
+		return []store.Store{bad.Own(), good.Own()}, nil
+	}})
+	add(t, s, chain...)
+	for i, damage := range []func(path string) error{
+		os.Remove,
+		func(path string) error {
+			return errors.Join(os.Chmod(path, 0o644), os.WriteFile(path, []byte("x"), 0o600))
+		},
+	} {
+		if err := damage(filepath.Join(root, "nix/store", chain[0].Path().Base())); err != nil {
+			t.Fatal(err)
+		}
+		if damaged, err := s.Verify(t.Context(), store.VerifyOptions{CheckContents: true, Repair: true}); err != nil || damaged {
+			t.Errorf("damage %d: %v, %v", i, damaged, err)
+		}
+		var b bytes.Buffer
+		if err := s.NarFromPath(t.Context(), chain[0].Path(), &b); err != nil || !bytes.Equal(b.Bytes(), chain[0].NAR) {
+			t.Errorf("damage %d: after the repair: %v", i, err)
+		}
 	}
 }
