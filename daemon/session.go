@@ -84,9 +84,10 @@ func (s *Server) session(trusted bool, busy func(bool)) worker.Session {
 	}
 }
 
-// over tells that an error only says that the connection has ended.
+// over tells that an error only says that the connection has ended, wherever in
+// a conversation: clients are killed, and some only look whether we are there.
 func over(ctx context.Context, err error) bool {
-	return ctx.Err() != nil || errors.Is(err, io.EOF) || errors.Is(err, net.ErrClosed) ||
+	return ctx.Err() != nil || errors.Is(err, io.EOF) || errors.Is(err, io.ErrUnexpectedEOF) || errors.Is(err, net.ErrClosed) ||
 		errors.Is(err, syscall.EPIPE) || errors.Is(err, syscall.ECONNRESET)
 }
 

@@ -59,14 +59,14 @@ func runAdd(ctx context.Context, g *globals, o addOptions, args []string) error 
 		return &usageError{errors.New("--name is for one path, and several are given")}
 	}
 	in := intake{name: o.name, spec: spec}
+	if in.refs, err = g.objects(o.refs); err != nil {
+		return err
+	}
 	var added []string
 	if o.dryRun {
-		added, err = in.predictAll(ctx, g, o.refs, args)
+		added, err = in.predictAll(ctx, g, args)
 	} else {
 		err = g.with(ctx, func(st store.Store) error {
-			if in.refs, err = parseObjects(st.Dir(), o.refs); err != nil {
-				return err
-			}
 			added, err = in.addAll(ctx, st, args)
 			return err
 		})
@@ -167,20 +167,9 @@ func (in intake) open(ctx context.Context, arg string) (*source, error) {
 }
 
 // predictAll computes the paths without a store.
-func (in intake) predictAll(ctx context.Context, g *globals, refs, args []string) ([]string, error) {
-	c, err := g.config()
+func (in intake) predictAll(ctx context.Context, g *globals, args []string) ([]string, error) {
+	dir, err := g.storeDir(g.storeURI)
 	if err != nil {
-		return nil, err
-	}
-	ref, err := c.reference(g.storeURI)
-	if err != nil {
-		return nil, &usageError{err}
-	}
-	dir, err := c.dirOf(ref)
-	if err != nil {
-		return nil, &usageError{err}
-	}
-	if in.refs, err = parseObjects(dir, refs); err != nil {
 		return nil, err
 	}
 	var paths []string

@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"path/filepath"
 
 	"github.com/spf13/cobra"
 
@@ -21,12 +22,16 @@ what it refers to stay in the store for as long as LINK is there.`,
 }
 
 func runAddRoot(ctx context.Context, g *globals, link, target string) error {
+	link, err := filepath.Abs(link)
+	if err != nil {
+		return err
+	}
+	paths, err := g.objects([]string{target})
+	if err != nil {
+		return err
+	}
 	return g.with(ctx, func(st store.Store) error {
 		k, err := store.Need[store.RootKeeper](st, "addPermRoot")
-		if err != nil {
-			return err
-		}
-		paths, err := parseObjects(st.Dir(), []string{target})
 		if err != nil {
 			return err
 		}

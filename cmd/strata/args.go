@@ -14,16 +14,22 @@ import (
 // maxLinks is how many symlinks may lead to the store.
 const maxLinks = 40
 
+// insidePath names a store object, or a file in one.
+type insidePath struct {
+	path storepath.Path
+	rest string // "", or with a leading slash
+}
+
 // parseInside reads an argument that names a store object or a file in one: a
 // path in the store directory, the name of an object in it, or a symlink of the
 // file system that leads there, such as a gc root.
-func parseInside(dir storepath.Dir, arg string) (storepath.Path, string, error) {
+func parseInside(dir storepath.Dir, arg string) (insidePath, error) {
 	if p, err := storepath.ParseBase(arg); err == nil {
-		return p, "", nil
+		return insidePath{path: p}, nil
 	}
 	at, err := filepath.Abs(arg)
 	if err != nil {
-		return storepath.Path{}, "", &usageError{err}
+		return insidePath{}, &usageError{err}
 	}
 	for range maxLinks {
 		if inDir(dir, at) {
@@ -31,7 +37,7 @@ func parseInside(dir storepath.Dir, arg string) (storepath.Path, string, error) 
 		}
 		target, err := followOne(at)
 		if err != nil {
-			return storepath.Path{}, "", fmt.Errorf("'%s' does not lead to the store: %w", arg, err)
+			return insidePath{}, fmt.Errorf("'%s' does not lead to the store: %w", arg, err)
 		}
 		if target == at {
 			break
@@ -40,9 +46,9 @@ func parseInside(dir storepath.Dir, arg string) (storepath.Path, string, error) 
 	}
 	p, rest, err := dir.Split(at)
 	if err != nil {
-		return storepath.Path{}, "", &usageError{err}
+		return insidePath{}, &usageError{err}
 	}
-	return p, rest, nil
+	return insidePath{p, rest}, nil
 }
 
 func inDir(dir storepath.Dir, path string) bool {
@@ -82,14 +88,14 @@ func followOne(path string) (string, error) {
 func parseObjects(dir storepath.Dir, args []string) ([]storepath.Path, error) {
 	paths := make([]storepath.Path, len(args))
 	for i, arg := range args {
-		p, rest, err := parseInside(dir, arg)
+		in, err := parseInside(dir, arg)
 		if err != nil {
 			return nil, err
 		}
-		if rest != "" {
-			return nil, &usageError{fmt.Errorf("'%s' is a file in a store object; name the object, %s", arg, dir.Print(p))}
+		if in.rest != "" {
+			return nil, &usageError{fmt.Errorf("'%s' is a file in a store object; name the object, %s", arg, dir.Print(in.path))}
 		}
-		paths[i] = p
+		paths[i] = in.path
 	}
 	return paths, nil
 }

@@ -22,17 +22,23 @@ Symlinks inside the store are not followed.`,
 }
 
 func runCat(ctx context.Context, g *globals, args []string) error {
+	dir, err := g.storeDir(g.storeURI)
+	if err != nil {
+		return err
+	}
+	files := make([]insidePath, len(args))
+	for i, arg := range args {
+		if files[i], err = parseInside(dir, arg); err != nil {
+			return err
+		}
+	}
 	return g.with(ctx, func(st store.Store) error {
-		for _, arg := range args {
-			p, rest, err := parseInside(st.Dir(), arg)
+		for _, f := range files {
+			obj, err := openObject(ctx, st, f.path)
 			if err != nil {
 				return err
 			}
-			obj, err := openObject(ctx, st, p)
-			if err != nil {
-				return err
-			}
-			if err := obj.cat(ctx, rest, g.out); err != nil {
+			if err := obj.cat(ctx, f.rest, g.out); err != nil {
 				return err
 			}
 		}

@@ -32,11 +32,11 @@ refers to them in this store, sorted.`,
 }
 
 func runClosure(ctx context.Context, g *globals, o closureOptions, args []string) error {
+	paths, err := g.objects(args)
+	if err != nil {
+		return err
+	}
 	return g.with(ctx, func(st store.Store) error {
-		paths, err := parseObjects(st.Dir(), args)
-		if err != nil {
-			return err
-		}
 		if paths, err = o.closure(ctx, st, paths); err != nil {
 			return err
 		}

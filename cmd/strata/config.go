@@ -19,7 +19,6 @@ import (
 const (
 	defaultStateDir = "/nix/var/nix"
 	defaultLogDir   = "/nix/var/log/nix"
-	defaultConfDir  = "/etc/nix"
 	defaultKey      = "cache.nixos.org-1:6NCHdD59X431o0gWypbMrAURkbJ16ZPMQFGspcDShjY="
 	defaultCache    = "https://cache.nixos.org/"
 	socketInState   = "daemon-socket/socket"
@@ -119,28 +118,30 @@ func absolute(variable, path string) (string, error) {
 
 // obey maps settings onto options.
 func (c *config) obey(env environment, s *settings) error {
-	c.remote = s.text("store", c.remote)
+	c.remote = s.String("store", c.remote)
 	c.local = local.Options{
 		RequireSigs:           s.flag("require-sigs", true),
 		NoWAL:                 !s.flag("use-sqlite-wal", true),
 		NoSync:                !s.flag("fsync-metadata", true),
 		FsyncStorePaths:       s.flag("fsync-store-paths", false),
 		SyncBeforeRegistering: s.flag("sync-before-registering", false),
-		BuildUsersGroup:       s.text("build-users-group", defaultBuildUsersGroup()),
+		BuildUsersGroup:       s.String("build-users-group", defaultBuildUsersGroup()),
 		KeepOutputs:           s.flag("keep-outputs", false),
 		DropDerivations:       !s.flag("keep-derivations", true),
 		AllowSymlinkedStore:   s.flag("allow-symlinked-store", env.nonEmpty("NIX_IGNORE_SYMLINK_STORE", "") == "1"),
 	}
-	features := s.list("experimental-features", nil)
-	c.local.CADerivations = slices.Contains(features, "ca-derivations")
-	c.local.GitHashing = slices.Contains(features, "git-hashing")
+	c.local.CADerivations = s.HasFeature("ca-derivations")
+	c.local.GitHashing = s.HasFeature("git-hashing")
 	c.local.TrustedKeys = s.keys()
 
 	c.users = trust.DefaultUsers()
-	c.users.Trusted = s.list("trusted-users", c.users.Trusted)
-	c.users.Allowed = s.list("allowed-users", c.users.Allowed)
+	c.users.Trusted = s.Strings("trusted-users", c.users.Trusted)
+	c.users.Allowed = s.Strings("allowed-users", c.users.Allowed)
 	c.users.BuildUsersGroup = c.local.BuildUsersGroup
-	c.trustedSubstituters = slices.Concat(s.list("substituters", []string{defaultCache}), s.list("trusted-substituters", nil))
+	c.trustedSubstituters = slices.Concat(s.Strings("substituters", []string{defaultCache}), s.Strings("trusted-substituters", nil))
+	for _, w := range s.Warnings() {
+		c.warnings = append(c.warnings, w.String())
+	}
 	return s.end()
 }
 

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -52,12 +53,21 @@ func runCopy(ctx context.Context, g *globals, o copyOptions, args []string) (err
 	if o.from == "" && o.to == "" {
 		return &usageError{errors.New("say where to copy to, or from, with --to or --from")}
 	}
-	src, err := g.openURI(ctx, orElse(o.from, g.storeURI))
+	from := cmp.Or(o.from, g.storeURI)
+	dir, err := g.storeDir(from)
+	if err != nil {
+		return err
+	}
+	named, err := parseObjects(dir, args)
+	if err != nil {
+		return err
+	}
+	src, err := g.openURI(ctx, from)
 	if err != nil {
 		return err
 	}
 	defer closeWith(src, &err)
-	dst, err := g.openURI(ctx, orElse(o.to, g.storeURI))
+	dst, err := g.openURI(ctx, cmp.Or(o.to, g.storeURI))
 	if err != nil {
 		return err
 	}
@@ -66,7 +76,7 @@ func runCopy(ctx context.Context, g *globals, o copyOptions, args []string) (err
 		return fmt.Errorf("cannot copy from '%s' to '%s': the one is of store directory '%s', the other of '%s'",
 			src.URI(), dst.URI(), src.Dir(), dst.Dir())
 	}
-	infos, err := o.wanted(ctx, src, args)
+	infos, err := o.wanted(ctx, src, named)
 	if err != nil {
 		return err
 	}
@@ -83,13 +93,6 @@ func runCopy(ctx context.Context, g *globals, o copyOptions, args []string) (err
 	return o.print(g.out, src.Dir(), missing, len(infos)-len(missing))
 }
 
-func orElse(uri, other string) string {
-	if uri == "" {
-		return other
-	}
-	return uri
-}
-
 func closeWith(st store.Store, err *error) {
 	if cerr := st.Close(); *err == nil {
 		*err = cerr
@@ -97,8 +100,8 @@ func closeWith(st store.Store, err *error) {
 }
 
 // wanted gives the infos of what is to be copied, references first.
-func (o copyOptions) wanted(ctx context.Context, src store.Store, args []string) ([]*store.PathInfo, error) {
-	paths, err := selectPaths(ctx, src, o.all, args)
+func (o copyOptions) wanted(ctx context.Context, src store.Store, named []storepath.Path) ([]*store.PathInfo, error) {
+	paths, err := selectPaths(ctx, src, o.all, named)
 	if err != nil {
 		return nil, err
 	}

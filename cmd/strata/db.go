@@ -10,6 +10,7 @@ import (
 	"github.com/strata-nix/strata/activity"
 	"github.com/strata-nix/strata/registration"
 	"github.com/strata-nix/strata/store"
+	"github.com/strata-nix/strata/storepath"
 )
 
 func newDumpDBCommand(g *globals) *cobra.Command {
@@ -24,9 +25,13 @@ func newDumpDBCommand(g *globals) *cobra.Command {
 }
 
 func runDumpDB(ctx context.Context, g *globals, args []string) error {
+	named, err := g.objects(args)
+	if err != nil {
+		return err
+	}
 	return g.with(ctx, func(st store.Store) error {
 		var buf []byte
-		for info, err := range registered(ctx, st, args) {
+		for info, err := range registered(ctx, st, named) {
 			if err != nil {
 				return err
 			}
@@ -39,20 +44,20 @@ func runDumpDB(ctx context.Context, g *globals, args []string) error {
 	})
 }
 
-// registered lists the infos of the paths that args name, or of all.
-func registered(ctx context.Context, st store.Store, args []string) iter.Seq2[*store.PathInfo, error] {
-	if l, ok := store.As[store.InfoLister](st); ok && len(args) == 0 {
+// registered lists the infos of the paths that were named, or of all.
+func registered(ctx context.Context, st store.Store, named []storepath.Path) iter.Seq2[*store.PathInfo, error] {
+	if l, ok := store.As[store.InfoLister](st); ok && len(named) == 0 {
 		return l.AllPathInfos(ctx)
 	}
 	return func(yield func(*store.PathInfo, error) bool) {
-		paths, err := selectPaths(ctx, st, len(args) == 0, args)
+		paths, err := selectPaths(ctx, st, len(named) == 0, named)
 		if err != nil {
 			yield(nil, err)
 			return
 		}
 		for q, err := range queryInfos(ctx, st, paths) {
 			switch {
-			case err == nil && q.info == nil && len(args) == 0:
+			case err == nil && q.info == nil && len(named) == 0:
 				continue // deleted meanwhile
 			case err == nil && q.info == nil:
 				err = &store.InvalidPathError{Path: st.Dir().Print(q.path)}

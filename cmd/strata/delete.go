@@ -32,12 +32,12 @@ loses anything; a path that is in a lower layer, too, is there afterwards.`,
 }
 
 func runDelete(ctx context.Context, g *globals, o deleteOptions, args []string) error {
+	paths, err := g.objects(args)
+	if err != nil {
+		return err
+	}
 	return g.with(ctx, func(st store.Store) error {
 		c, err := store.Need[store.Collector](st, "collectGarbage")
-		if err != nil {
-			return err
-		}
-		paths, err := parseObjects(st.Dir(), args)
 		if err != nil {
 			return err
 		}

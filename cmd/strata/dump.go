@@ -26,17 +26,9 @@ func runDump(ctx context.Context, g *globals, arg string) error {
 	if isTerminal(g.out.to) {
 		return &usageError{errors.New("an archive is not for a terminal; redirect the output")}
 	}
-	c, err := g.config()
+	dir, err := g.storeDir(g.storeURI)
 	if err != nil {
 		return err
-	}
-	ref, err := c.reference(g.storeURI)
-	if err != nil {
-		return &usageError{err}
-	}
-	dir, err := c.dirOf(ref)
-	if err != nil {
-		return &usageError{err}
 	}
 	p, err := dir.Parse(arg)
 	if err != nil {

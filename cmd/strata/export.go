@@ -35,11 +35,11 @@ func runExport(ctx context.Context, g *globals, o exportOptions, args []string) 
 	if isTerminal(g.out.to) {
 		return &usageError{errors.New("an export is not for a terminal; redirect the output")}
 	}
+	paths, err := g.objects(args)
+	if err != nil {
+		return err
+	}
 	return g.with(ctx, func(st store.Store) error {
-		paths, err := parseObjects(st.Dir(), args)
-		if err != nil {
-			return err
-		}
 		if o.closure {
 			infos, err := store.Closure(ctx, st, paths)
 			if err != nil {

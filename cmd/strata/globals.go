@@ -11,6 +11,7 @@ import (
 
 	"github.com/strata-nix/strata/activity"
 	"github.com/strata-nix/strata/store"
+	"github.com/strata-nix/strata/storepath"
 )
 
 // globals is what all commands have: their streams, and the flags that each of
@@ -87,6 +88,33 @@ func (g *globals) openURI(ctx context.Context, uri string) (store.Store, error) 
 		return nil, &usageError{err}
 	}
 	return c.open(ctx, ref)
+}
+
+// storeDir is the store directory of a store that need not be opened for that, so
+// that arguments can be read before anything is touched.
+func (g *globals) storeDir(uri string) (storepath.Dir, error) {
+	c, err := g.config()
+	if err != nil {
+		return "", err
+	}
+	ref, err := c.reference(uri)
+	if err != nil {
+		return "", &usageError{err}
+	}
+	dir, err := c.dirOf(ref)
+	if err != nil {
+		return "", &usageError{err}
+	}
+	return dir, nil
+}
+
+// objects reads arguments that name store objects of the store.
+func (g *globals) objects(args []string) ([]storepath.Path, error) {
+	dir, err := g.storeDir(g.storeURI)
+	if err != nil {
+		return nil, err
+	}
+	return parseObjects(dir, args)
 }
 
 // with opens the store, lets do work with it, and closes it.

@@ -59,8 +59,12 @@ func runInfo(ctx context.Context, g *globals, o infoOptions, args []string) erro
 	if o.all == (len(args) > 0) {
 		return &usageError{errors.New("give paths or --all, and not both")}
 	}
+	named, err := g.objects(args)
+	if err != nil {
+		return err
+	}
 	return g.with(ctx, func(st store.Store) error {
-		paths, err := selectPaths(ctx, st, o.all, args)
+		paths, err := selectPaths(ctx, st, o.all, named)
 		if err != nil {
 			return err
 		}
@@ -135,11 +139,10 @@ func queryInfos(ctx context.Context, st store.Store, paths []storepath.Path) ite
 	}
 }
 
-// selectPaths reads arguments, or lists the whole store.
-func selectPaths(ctx context.Context, st store.Store, all bool, args []string) ([]storepath.Path, error) {
+// selectPaths sorts the paths that were named, or lists the whole store.
+func selectPaths(ctx context.Context, st store.Store, all bool, named []storepath.Path) ([]storepath.Path, error) {
 	if !all {
-		paths, err := parseObjects(st.Dir(), args)
-		return storepath.SortUnique(paths), err
+		return storepath.SortUnique(named), nil
 	}
 	l, err := store.Need[store.Lister](st, "queryAllValidPaths")
 	if err != nil {

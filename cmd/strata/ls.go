@@ -54,20 +54,24 @@ func (o lsOptions) depth() int {
 }
 
 func runLs(ctx context.Context, g *globals, o lsOptions, arg string) error {
+	dir, err := g.storeDir(g.storeURI)
+	if err != nil {
+		return err
+	}
+	file, err := parseInside(dir, arg)
+	if err != nil {
+		return err
+	}
 	return g.with(ctx, func(st store.Store) error {
-		p, rest, err := parseInside(st.Dir(), arg)
-		if err != nil {
-			return err
-		}
-		obj, err := openObject(ctx, st, p)
+		obj, err := openObject(ctx, st, file.path)
 		if err != nil {
 			return err
 		}
 		if o.json {
-			return lsJSON(ctx, g.out, obj, rest, o.depth())
+			return lsJSON(ctx, g.out, obj, file.rest, o.depth())
 		}
-		name := path.Base(st.Dir().Print(p) + rest)
-		return obj.walk(ctx, rest, o.depth(), func(e nar.Entry, _ io.Reader) error {
+		name := path.Base(dir.Print(file.path) + file.rest)
+		return obj.walk(ctx, file.rest, o.depth(), func(e nar.Entry, _ io.Reader) error {
 			switch {
 			case e.Path != "":
 				return lsLine(g.out, o.long, "./"+e.Path, e)

@@ -32,7 +32,10 @@ func openObject(ctx context.Context, st store.Store, p storepath.Path) (*object,
 	}
 	o := &object{st: st, path: p, full: st.Dir().Print(p)}
 	if d, ok := store.As[store.Directory](st); ok {
-		o.dir = d.RealDir()
+		// Of a daemon's store we only suppose where its files are.
+		if _, err := os.Lstat(filepath.Join(d.RealDir(), p.Base())); err == nil {
+			o.dir = d.RealDir()
+		}
 	}
 	return o, nil
 }

@@ -30,11 +30,11 @@ references were printed before is marked with [...].`,
 }
 
 func runTree(ctx context.Context, g *globals, args []string) error {
+	paths, err := g.objects(args)
+	if err != nil {
+		return err
+	}
 	return g.with(ctx, func(st store.Store) error {
-		paths, err := parseObjects(st.Dir(), args)
-		if err != nil {
-			return err
-		}
 		infos, err := store.Closure(ctx, st, paths)
 		if err != nil {
 			return err

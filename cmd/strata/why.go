@@ -32,11 +32,11 @@ func newWhyCommand(g *globals) *cobra.Command {
 }
 
 func runWhy(ctx context.Context, g *globals, o whyOptions, args []string) error {
+	paths, err := g.objects(args)
+	if err != nil {
+		return err
+	}
 	return g.with(ctx, func(st store.Store) error {
-		paths, err := parseObjects(st.Dir(), args)
-		if err != nil {
-			return err
-		}
 		from, to := paths[0], paths[1]
 		closure, err := store.Closure(ctx, st, []storepath.Path{from})
 		if err != nil {
