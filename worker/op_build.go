@@ -2,7 +2,6 @@ package worker
 
 import (
 	"context"
-	"fmt"
 	"io"
 	"slices"
 	"strings"
@@ -20,7 +19,7 @@ func serveQueryMissing(ctx context.Context, s *session) error {
 	if err := s.start(); err != nil {
 		return err
 	}
-	m, err := queryMissing(ctx, s.view, targets)
+	m, err := plannerOf(s.view).QueryMissing(ctx, targets)
 	if err != nil {
 		return err
 	}
@@ -38,16 +37,7 @@ func serveEnsurePath(ctx context.Context, s *session) error {
 	if err := s.start(); err != nil {
 		return err
 	}
-	if e, ok := store.As[store.Ensurer](s.view); ok {
-		return s.done(e.EnsurePath(ctx, p))
-	}
-	// A store without means can still tell that there is nothing to do.
-	valid, err := s.view.ValidPaths(ctx, []storepath.Path{p})
-	if err == nil && len(valid) == 0 {
-		err = fmt.Errorf("path '%s' does not exist and cannot be created: %w", s.in.dir.Print(p),
-			&store.UnsupportedError{Op: "ensurePath", Store: s.view.URI()})
-	}
-	return s.done(err)
+	return s.done(ensurerOf(s.view).EnsurePath(ctx, p))
 }
 
 // buildRequest reads what all requests for derived paths consist of.
@@ -68,16 +58,7 @@ func serveBuildPaths(ctx context.Context, s *session) error {
 	if err != nil {
 		return err
 	}
-	if _, ok := store.As[store.Builder](s.view); !ok && mode == store.BuildNormal {
-		if m, err := queryMissing(ctx, s.view, targets); err == nil && nothing(m) {
-			return s.done(nil)
-		}
-	}
-	b, err := store.Need[store.Builder](s.view, "buildPaths")
-	if err != nil {
-		return err
-	}
-	results, err := b.BuildPaths(ctx, targets, mode)
+	results, err := builderOf(s.view).BuildPaths(ctx, targets, mode)
 	if err == nil {
 		err = failures(ctx, s.in.dir, results)
 	}
@@ -89,11 +70,7 @@ func serveBuildPathsWithResults(ctx context.Context, s *session) error {
 	if err != nil {
 		return err
 	}
-	b, err := store.Need[store.Builder](s.view, "buildPathsWithResults")
-	if err != nil {
-		return err
-	}
-	results, err := b.BuildPaths(ctx, targets, mode)
+	results, err := builderOf(s.view).BuildPaths(ctx, targets, mode)
 	if err != nil {
 		return err
 	}
@@ -276,7 +253,23 @@ func (c *Client) BuildPaths(ctx context.Context, targets []derivation.DerivedPat
 	if err != nil {
 		return nil, err
 	}
-	return results, nil
+	return inOrder(targets, results), nil
+}
+
+// inOrder sorts results as they were asked for. Old daemons answer in an order
+// of their own, and may leave out what they never came to.
+func inOrder(targets []derivation.DerivedPath, results []*store.BuildResult) []*store.BuildResult {
+	byTarget := make(map[string]*store.BuildResult, len(results))
+	for _, r := range results {
+		byTarget[r.Path.String()] = r
+	}
+	out := make([]*store.BuildResult, len(targets))
+	for i, t := range targets {
+		if out[i] = byTarget[t.String()]; out[i] == nil {
+			out[i] = &store.BuildResult{Path: t, Status: store.MiscFailure, Message: "the daemon did not say what became of '" + t.String() + "'"}
+		}
+	}
+	return out
 }
 
 // oldBuildPaths is for daemons that only tell success or failure of all. The

@@ -2,6 +2,7 @@ package worker
 
 import (
 	"context"
+	"encoding/binary"
 	"fmt"
 	"io"
 	"iter"
@@ -219,7 +220,11 @@ func (c *Client) NarFromPath(ctx context.Context, p storepath.Path, w io.Writer)
 		if err := k.ask(ctx, opNarFromPath, func(e *encoder) { e.path(p) }, nil); err != nil {
 			return err
 		}
-		k.broken = true
+		k.broken = true // unless all goes well
+		if word, err := k.below.Peek(8); err == nil && binary.LittleEndian.Uint64(word) == msgError {
+			// Stock daemons look for the object only now. No NAR begins like that.
+			return k.hear(ctx, nil)
+		}
 		if _, err := nar.Copy(w, k.below); err != nil {
 			return err
 		}
