@@ -36,7 +36,8 @@ type config struct {
 
 	local               local.Options // what nix.conf says of local stores
 	users               trust.Users
-	trustedSubstituters []string
+	substituters        []string
+	trustedSubstituters []string // for clients that are not trusted
 	waitForLowers       time.Duration
 
 	warnings []string
@@ -138,7 +139,8 @@ func (c *config) obey(env environment, s *settings) error {
 	c.users.Trusted = s.Strings("trusted-users", c.users.Trusted)
 	c.users.Allowed = s.Strings("allowed-users", c.users.Allowed)
 	c.users.BuildUsersGroup = c.local.BuildUsersGroup
-	c.trustedSubstituters = slices.Concat(s.Strings("substituters", []string{defaultCache}), s.Strings("trusted-substituters", nil))
+	c.substituters = s.Strings("substituters", []string{defaultCache})
+	c.trustedSubstituters = slices.Concat(c.substituters, s.Strings("trusted-substituters", nil))
 	for _, w := range s.Warnings() {
 		c.warnings = append(c.warnings, w.String())
 	}

@@ -58,6 +58,7 @@ var generalParams = []string{
 func (c *config) localOptions(p *params) local.Options {
 	p.ignore(generalParams...)
 	o := c.local
+	o.Substituters = c.openSubstituters
 	o.Dir = c.storeDir(p)
 	o.Root = p.path("root", p.ref.Authority)
 	if o.Root == "" {
