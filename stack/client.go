@@ -7,13 +7,18 @@ import (
 	"github.com/strata-nix/strata/storepath"
 )
 
+// ClientSocket is where clients find the socket.
+func (c *Config) ClientSocket() string {
+	if c.ShowState == Yes && c.Socket == filepath.Join(c.Upper.State, socketInState) {
+		return filepath.Join(c.Root, clientState, socketInState)
+	}
+	return c.Socket
+}
+
 // ClientURI is what clients set NIX_REMOTE to, or give to --store: "daemon" where
 // they find everything at the usual places.
 func (c *Config) ClientURI() string {
-	socket := c.Socket
-	if c.ShowState == Yes && socket == filepath.Join(c.Upper.State, socketInState) {
-		socket = filepath.Join(c.Root, clientState, socketInState)
-	}
+	socket := c.ClientSocket()
 	params := map[string][]string{}
 	if c.StoreDir != storepath.DefaultDir {
 		params["store"] = []string{string(c.StoreDir)}

@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"net"
 	"os"
 	"slices"
 	"time"
@@ -13,6 +12,7 @@ import (
 	"github.com/strata-nix/strata/overlayfs"
 	"github.com/strata-nix/strata/store"
 	"github.com/strata-nix/strata/storepath"
+	"github.com/strata-nix/strata/worker"
 )
 
 // Status is how a stack is. Its JSON form is described in
@@ -148,15 +148,24 @@ func (r *Run) look(ctx context.Context) *Status {
 	}
 	r.lookAtMounts(ctx, st)
 	for _, path := range r.Sockets {
-		c, err := (&net.Dialer{Timeout: patience / 2}).DialContext(ctx, "unix", path)
-		if err == nil {
-			err = c.Close()
-		} else {
+		err := answers(ctx, path)
+		if err != nil {
 			st.Problems = append(st.Problems, fmt.Sprintf("socket '%s' does not answer: %v", path, err))
 		}
 		st.Sockets = append(st.Sockets, SocketStatus{Path: path, Answering: err == nil})
 	}
 	return st
+}
+
+// answers greets the daemon on a socket.
+func answers(ctx context.Context, path string) error {
+	ctx, cancel := context.WithTimeout(ctx, patience/2)
+	defer cancel()
+	c, err := worker.NewClient(ctx, worker.DialUnix(path), worker.ClientOptions{})
+	if err != nil {
+		return err
+	}
+	return c.Close()
 }
 
 // lookAtMounts compares the mounts with what they should be.

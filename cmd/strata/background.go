@@ -118,7 +118,7 @@ func startInBackground(cmd *exec.Cmd, g *globals, cfg stack.Config) error {
 		}
 		return errors.New("the stack went down before it was ready")
 	}
-	_, err = fmt.Fprintf(g.out, "%s  log     %s\n", text, filepath.Join(cfg.Upper.Dir, backgroundLog))
+	_, err = fmt.Fprintf(g.out, "%sIt logs to %s\n", text, filepath.Join(cfg.Upper.Dir, backgroundLog))
 	return err
 }
 

@@ -23,6 +23,8 @@ import (
 var errTerminated = errors.New("terminated")
 
 func main() {
+	// Nobody's umask shall keep others from reading what is in a store.
+	syscall.Umask(0o022)
 	// Writes to a closed pipe become errors, in this process alone: ignoring the
 	// signal would be inherited by hooks.
 	signal.Notify(make(chan os.Signal, 1), syscall.SIGPIPE)
@@ -45,7 +47,9 @@ func run(ctx context.Context, argv []string, stdin io.Reader, stdout, stderr io.
 		err = errTerminated
 	}
 	code := exitCodeOf(err)
-	g.report(code, err)
+	if child := exitStatus(0); !errors.As(err, &child) {
+		g.report(code, err)
+	}
 	return code
 }
 

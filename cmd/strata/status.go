@@ -4,11 +4,11 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"strconv"
 	"strings"
 	"text/tabwriter"
 	"time"
 
-	"github.com/dustin/go-humanize"
 	"github.com/spf13/cobra"
 
 	"github.com/strata-nix/strata/stack"
@@ -116,14 +116,14 @@ func printLayers(out *output, st *stack.Status) error {
 	for _, l := range st.Layers {
 		objects := count(l.Objects)
 		if l.NarBytes != nil {
-			objects += ", " + humanize.IBytes(*l.NarBytes)
+			objects += ", " + size(*l.NarBytes)
 		}
 		where := l.Dir
 		if l.Given != "" && l.Given != l.Dir {
 			where = l.Given
 		}
 		if l.Disk != nil {
-			where += fmt.Sprintf(" (%s free)", humanize.IBytes(l.Disk.Available))
+			where += fmt.Sprintf(" (%s free)", size(l.Disk.Available))
 		}
 		_, _ = fmt.Fprintf(w, "  %s\t%s\t%s\t%s\t%s\n", l.Name, l.Kind, count(l.Paths), objects, where)
 	}
@@ -136,9 +136,9 @@ func count(c *stack.Count) string {
 	case c == nil:
 		return "-"
 	case !c.Exact:
-		return "~" + humanize.Comma(c.Number)
+		return "~" + strconv.FormatInt(c.Number, 10)
 	}
-	return humanize.Comma(c.Number)
+	return strconv.FormatInt(c.Number, 10)
 }
 
 // roughly prints a time span without more digits than anybody wants.

@@ -204,7 +204,7 @@ func serveStack(ctx context.Context, g *globals, c *config, st *stack.Stack, inB
 		sockets = append(sockets, l.Addr().String())
 	}
 	if len(listeners) == 1 && os.Getenv("LISTEN_FDS") == "" {
-		sockets[0] = st.Config.Socket // what it was bound as had another name
+		sockets[0] = st.Config.ClientSocket() // what it was bound as had another name
 	}
 	// A daemon must not keep anything from being unmounted.
 	if err := errors.Join(os.Chdir("/"), st.Announce(ctx, sockets)); err != nil {
