@@ -70,6 +70,7 @@ func (r *Run) leave() error {
 		}
 	}
 	r.Detached, r.Sockets = used, nil
+	crashPoint()
 	if len(r.Mounts)+len(r.Detached) == 0 {
 		return r.forget()
 	}
@@ -87,6 +88,7 @@ func releaseAll(ctx context.Context, all []Mounted, lazy bool) (left []Mounted, 
 			continue
 		}
 		wasDetached, relErr := release(ctx, m, lazy)
+		crashPoint()
 		if relErr != nil {
 			err = errors.Join(err, relErr)
 			left = append([]Mounted{m}, left...)

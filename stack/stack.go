@@ -270,13 +270,22 @@ func (s *Stack) mount(ctx context.Context, st step) error {
 	n := len(s.run.Mounts)
 	err = st.attach(ctx, func(r overlayfs.Record) error {
 		s.run.Mounts = append(s.run.Mounts[:n], Mounted{Role: st.role, Given: st.target, Source: st.source, Identity: id, Record: r})
-		return s.save()
+		if err := s.save(); err != nil {
+			return err
+		}
+		crashPoint()
+		return nil
 	})
+	crashPoint()
 	if err != nil {
 		s.run.Mounts = s.run.Mounts[:n]
 	}
 	return err
 }
+
+// crashPoint stands between two steps that a crash may come between; a test puts
+// something in its place.
+var crashPoint = func() {}
 
 // makeTarget makes the directory to mount on, and sees that nothing is lost from
 // sight in it that is not meant to be.

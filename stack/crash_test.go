@@ -1,0 +1,183 @@
+package stack
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"os/exec"
+	"slices"
+	"strconv"
+	"testing"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/strata-nix/strata/overlayfs"
+)
+
+const (
+	crashAtEnv = "STACK_TEST_CRASH_AT"
+	crashIn    = "STACK_TEST_CRASH_IN"
+)
+
+// TestMain lets the test binary be a process that brings a stack up, takes it
+// down again, and is killed on the way.
+func TestMain(m *testing.M) {
+	if at, err := strconv.Atoi(os.Getenv(crashAtEnv)); err == nil {
+		upAndDown(os.Getenv(crashIn), at)
+	}
+	os.Exit(m.Run())
+}
+
+func upAndDown(dir string, at int) {
+	crashPoint = func() {
+		if at--; at < 0 {
+			_ = unix.Kill(os.Getpid(), unix.SIGKILL)
+			select {}
+		}
+	}
+	ctx := context.Background()
+	c := Config{Upper: Upper{Dir: dir + "/upper"}, Root: dir + "/root", Lowers: []Lower{{Path: dir + "/l1"}, {Path: dir + "/root"}}}
+	c, err := c.Resolve("/")
+	if err == nil {
+		var s *Stack
+		if s, err = Assemble(ctx, c, parts()); err == nil {
+			err = errors.Join(s.Announce(ctx, nil), s.TakeDown(ctx, TakeDownOptions{}))
+		}
+	}
+	if err != nil {
+		fmt.Fprintln(os.Stderr, err)
+		os.Exit(1)
+	}
+	os.Exit(0)
+}
+
+// crash lets go of a stack as the end of its process would.
+func crash(t *testing.T, s *Stack) {
+	t.Helper()
+	s.control.close()
+	if err := errors.Join(s.Store.Close(), s.lock.Close()); err != nil {
+		t.Fatal(err)
+	}
+	s.run.Process.Start-- // another process, as far as anybody can tell
+	if err := s.run.save(); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// Wherever a process is killed, the next one brings everything up, and nothing
+// is left when that has ended.
+func TestKilledAnywhere(t *testing.T) {
+	inEach(t, func(t *testing.T, w *world) {
+		a, b := object(t, "a"), object(t, "b")
+		w.lower(t, "l1", a)
+		w.lower(t, "root", b)
+		points := 0
+		for ; ; points++ {
+			cmd := exec.Command("/proc/self/exe")
+			cmd.Env = append(os.Environ(), crashAtEnv+"="+strconv.Itoa(points), crashIn+"="+w.dir)
+			out, err := cmd.CombinedOutput()
+			if err == nil {
+				break // it got through
+			}
+			if ws := cmd.ProcessState.String(); ws != "signal: killed" {
+				t.Fatalf("point %d: %s\n%s", points, ws, out)
+			}
+			if points%2 == 0 { // by the next up …
+				s := w.up(t, w.config(t, w.path("l1"), w.path("root")))
+				has(t, s, a)
+				has(t, s, b)
+				if st := s.Status(t.Context()); len(st.Problems) > 0 {
+					t.Errorf("point %d: %q", points, st.Problems)
+				}
+				w.takeDown(t, s)
+				continue
+			}
+			// … or by down.
+			r, err := FindUpper(w.path("upper"))
+			if errors.Is(err, ErrNotUp) {
+				w.nothingStays(t)
+				continue
+			}
+			if err == nil {
+				err = Down(t.Context(), r, DownOptions{})
+			}
+			if err != nil {
+				t.Fatalf("point %d: %v", points, err)
+			}
+			w.nothingStays(t)
+		}
+		if points < 10 {
+			t.Errorf("only %d points were met", points)
+		}
+		w.nothingStays(t)
+	})
+}
+
+// Programs may run from what a killed process left mounted.
+func TestMountsOfAKilledProcessAreTakenOver(t *testing.T) {
+	inEach(t, func(t *testing.T, w *world) {
+		a := object(t, "a")
+		c := w.config(t, w.lower(t, "base", a), w.lower(t, "other", object(t, "b")))
+		s := w.up(t, c)
+		first := s.run.mounts()
+		user := exec.Command("sleep", "1000")
+		user.Dir = s.Config.Mount
+		if err := user.Start(); err != nil {
+			t.Fatal(err)
+		}
+		defer func() { _, _ = user.Process.Kill(), user.Wait() }()
+		crash(t, s)
+		s = w.up(t, c)
+		if got := s.run.mounts(); !slices.EqualFunc(got, first, func(a, b Mounted) bool { return a.Record.UniqueID == b.Record.UniqueID }) {
+			t.Errorf("mounted anew: %+v", got)
+		}
+		has(t, s, a)
+		crash(t, s)
+
+		// Other lowers are another mount, and the old one is in use.
+		c.Lowers = c.Lowers[:1]
+		_, err := Assemble(t.Context(), resolved(t, c), parts())
+		var le *LeftoverError
+		var busy *overlayfs.BusyError
+		if !errors.As(err, &le) || le.Role != roleStore || !errors.As(err, &busy) {
+			t.Fatalf("%v", err)
+		}
+		_, _ = user.Process.Kill(), user.Wait()
+		s = w.up(t, c)
+		if len(s.run.Mounts) == 0 || s.run.Mounts[0].Record.UniqueID == first[0].Record.UniqueID {
+			t.Error("the mount of other lowers was taken over")
+		}
+		w.takeDown(t, s)
+	})
+}
+
+// What is mounted where a killed process had its mounts is not ours to touch.
+func TestMountsOfOthersStay(t *testing.T) {
+	inEach(t, func(t *testing.T, w *world) {
+		c := w.config(t, w.lower(t, "base"))
+		s := w.up(t, c)
+		crash(t, s)
+		if err := unix.Mount("tmpfs", s.Config.Mount, "tmpfs", 0, ""); err != nil {
+			t.Fatal(err)
+		}
+		r, err := FindUpper(w.path("upper"))
+		if err != nil {
+			t.Fatal(err)
+		}
+		var se *overlayfs.StateError
+		if err := Down(t.Context(), r, DownOptions{Lazy: true}); !errors.As(err, &se) || se.State != overlayfs.Covered {
+			t.Errorf("%v", err)
+		}
+		if err := unix.Unmount(s.Config.Mount, 0); err != nil {
+			t.Fatal(err)
+		}
+		if r, err = FindUpper(w.path("upper")); err == nil {
+			err = Down(t.Context(), r, DownOptions{})
+		}
+		if err != nil {
+			t.Error(err)
+		}
+		w.nothingStays(t)
+	})
+}
