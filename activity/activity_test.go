@@ -25,7 +25,9 @@ func (r *record) id(id uint64) int {
 	return r.ids[id]
 }
 
-func (r *record) add(format string, args ...any) { r.lines = append(r.lines, fmt.Sprintf(format, args...)) }
+func (r *record) add(format string, args ...any) {
+	r.lines = append(r.lines, fmt.Sprintf(format, args...))
+}
 
 func (r *record) Log(l activity.Level, text string) { r.add("log %d %s", l, text) }
 func (r *record) Start(e activity.Event) {
