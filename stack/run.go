@@ -4,10 +4,12 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io"
 	"io/fs"
 	"os"
 	"path/filepath"
 	"strings"
+	"syscall"
 	"time"
 
 	"github.com/strata-nix/strata/overlayfs"
@@ -102,11 +104,26 @@ func readRun(path string) (*Run, error) {
 	if !st.Mode().IsRegular() || st.Size() > maxRun {
 		return nil, fmt.Errorf("'%s' is no record of a stack", path)
 	}
+	if owner, ok := st.Sys().(*syscall.Stat_t); ok && owner.Uid != 0 && int(owner.Uid) != os.Geteuid() {
+		// It says which process is to be ended, and what is to be unmounted.
+		return nil, fmt.Errorf("'%s' belongs to another user", path)
+	}
+	data, err := io.ReadAll(io.LimitReader(f, maxRun))
+	if err != nil {
+		return nil, err
+	}
+	return parseRun(path, data)
+}
+
+func parseRun(path string, data []byte) (*Run, error) {
 	var r Run
-	if err := json.NewDecoder(f).Decode(&r); err != nil {
+	if err := json.Unmarshal(data, &r); err != nil {
 		return nil, fmt.Errorf("'%s' is damaged: %w", path, err)
 	}
-	return &r, r.check(path)
+	if err := r.check(path); err != nil {
+		return nil, err
+	}
+	return &r, nil
 }
 
 func (r *Run) check(path string) error {
