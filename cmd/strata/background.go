@@ -53,7 +53,7 @@ func startAgain(ctx context.Context, g *globals, cfg stack.Config, detach bool) 
 	cmd.Stderr = os.Stderr
 	if detach {
 		cmd.Env = append(cmd.Env, upChildEnv+"="+background)
-		return true, startInBackground(cmd, g, cfg)
+		return true, startInBackground(ctx, cmd, g, cfg)
 	}
 	// Ctrl-C reaches this process, which hands it on once.
 	cmd.SysProcAttr.Setpgid = true
@@ -95,7 +95,7 @@ func childError(err error) error {
 }
 
 // startInBackground returns when the child says that it is ready, or has ended.
-func startInBackground(cmd *exec.Cmd, g *globals, cfg stack.Config) error {
+func startInBackground(ctx context.Context, cmd *exec.Cmd, g *globals, cfg stack.Config) error {
 	ready, theirs, err := os.Pipe()
 	if err != nil {
 		return err
@@ -108,12 +108,14 @@ func startInBackground(cmd *exec.Cmd, g *globals, cfg stack.Config) error {
 	if err != nil {
 		return err
 	}
+	stop := context.AfterFunc(ctx, func() { _ = cmd.Process.Signal(unix.SIGTERM) }) // fails only if it has ended
 	text, err := io.ReadAll(ready)
+	stop()
 	if err != nil {
 		return err
 	}
 	if len(text) == 0 {
-		if err := childError(cmd.Wait()); err != nil {
+		if err := errors.Join(ctx.Err(), childError(cmd.Wait())); err != nil {
 			return err
 		}
 		return errors.New("the stack went down before it was ready")
