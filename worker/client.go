@@ -123,15 +123,36 @@ func (c *DirectoryClient) RealDir() string { return c.real }
 // with lends a connection to f, which performs the operation. Afterwards the
 // connection is used again unless something went wrong on it.
 func (c *Client) with(ctx context.Context, number uint64, f func(*conn) error) error {
+	_, err := c.attempt(ctx, number, f)
+	return err
+}
+
+// attempt is with, and tells whether it is worth another try: the daemon had
+// hung up before it heard the request. That happens after it was started anew,
+// and when it gave up on the connection after the last answer.
+func (c *Client) attempt(ctx context.Context, number uint64, f func(*conn) error) (stale bool, err error) {
 	if o := opByNumber(number); c.proto < o.since {
-		return c.tooOld(o.name, o.since)
+		return false, c.tooOld(o.name, o.since)
 	}
 	k, err := c.pool.get(ctx)
 	if err != nil {
-		return err
+		return false, err
 	}
 	defer c.pool.put(k)
-	return k.during(ctx, func() error { return f(k) })
+	heard := k.in.Offset()
+	err = k.during(ctx, func() error { return f(k) })
+	stale = k.used && k.bad() && k.in.Offset() == heard && ctx.Err() == nil
+	k.used = true
+	return stale, err
+}
+
+// twice is with for what may be done again: all operations that send no streams.
+func (c *Client) twice(ctx context.Context, number uint64, f func(*conn) error) error {
+	stale, err := c.attempt(ctx, number, f)
+	for err != nil && stale {
+		stale, err = c.attempt(ctx, number, f)
+	}
+	return err
 }
 
 func (c *Client) tooOld(what string, since Version) error {
@@ -142,7 +163,7 @@ func (c *Client) tooOld(what string, since Version) error {
 // ask performs an operation: send writes what belongs to the request, answer
 // reads the answer. Either may be nil.
 func (c *Client) ask(ctx context.Context, number uint64, send func(*encoder), answer func(*decoder)) error {
-	return c.with(ctx, number, func(k *conn) error { return k.ask(ctx, number, send, answer) })
+	return c.twice(ctx, number, func(k *conn) error { return k.ask(ctx, number, send, answer) })
 }
 
 // askMany performs an operation n times, without waiting for one answer before
@@ -151,7 +172,7 @@ func (c *Client) askMany(ctx context.Context, number uint64, n int, send func(*e
 	if n == 0 {
 		return nil
 	}
-	return c.with(ctx, number, func(k *conn) error { return k.askMany(ctx, number, n, send, answer) })
+	return c.twice(ctx, number, func(k *conn) error { return k.askMany(ctx, number, n, send, answer) })
 }
 
 // acknowledged reads the answer that says nothing but that it is done.

@@ -8,6 +8,7 @@ import (
 	"io"
 	"net"
 	"strings"
+	"syscall"
 	"time"
 
 	"github.com/strata-nix/strata/activity"
@@ -26,7 +27,11 @@ type conn struct {
 	trust  store.Trust
 	born   time.Time
 	broken bool // not at the start of a conversation
+	used   bool // has served a request
 }
+
+// bad tells that the connection cannot be used again.
+func (k *conn) bad() bool { return k.broken || k.in.Err() != nil || k.out.Err() != nil }
 
 // connect makes a connection that is ready for requests.
 func (c *Client) connect(ctx context.Context) (*conn, error) {
@@ -71,10 +76,22 @@ func (k *conn) during(ctx context.Context, f func() error) error {
 			return context.Cause(ctx)
 		}
 	}
-	if fault := (*Fault)(nil); err != nil && !errors.As(err, &fault) && (k.in.Err() != nil || k.out.Err() != nil) {
-		if errors.Is(err, io.EOF) || errors.Is(err, io.ErrUnexpectedEOF) {
-			return fmt.Errorf("%w: %w", ErrDisconnected, notJustEOF(err))
-		}
+	return k.explain(err)
+}
+
+// explain finds out whether an error means that the daemon has hung up.
+func (k *conn) explain(err error) error {
+	var fault *Fault
+	var own *sourceError
+	switch {
+	case err == nil || !k.bad() || errors.As(err, &fault):
+		return err
+	case errors.As(err, &own):
+		return own.error
+	case errors.Is(err, io.EOF):
+		return ErrDisconnected
+	case errors.Is(err, io.ErrUnexpectedEOF), errors.Is(err, syscall.ECONNRESET), errors.Is(err, syscall.EPIPE):
+		return fmt.Errorf("%w: %w", ErrDisconnected, err)
 	}
 	return err
 }
@@ -229,7 +246,7 @@ func (k *conn) feed(src io.Reader) error {
 	n, err := io.ReadAtLeast(src, b, min(1, len(b)))
 	if err != nil && n == 0 {
 		k.broken = true // the daemon waits for what does not come
-		return err
+		return &sourceError{err}
 	}
 	k.out.Bytes(b[:n])
 	return k.out.Flush()

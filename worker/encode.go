@@ -66,26 +66,12 @@ func (e *encoder) narHash(h nixhash.Hash) {
 	}
 }
 
-// derivedPath is the inverse of decoder.derivedPath; see expressible.
+// derivedPath is the inverse of decoder.derivedPath; see Client.expressible.
 func (e *encoder) derivedPath(p derivation.DerivedPath) {
 	if e.version < v1+30 && p.WantsAll() {
 		p.Outputs = nil
 	}
 	e.Text(p.Text(e.dir))
-}
-
-// expressible refuses what an old version cannot say.
-func (e *encoder) expressible(paths []derivation.DerivedPath) error {
-	if e.version >= v1+30 {
-		return nil
-	}
-	for _, p := range paths {
-		if p.IsOpaque() && p.Path.IsDerivation() || len(p.Through) > 0 {
-			return &store.UnsupportedError{Op: "asking for " + p.String(), Store: "daemon",
-				Why: "its protocol " + e.version.String() + " is older than 1.30"}
-		}
-	}
-	return nil
 }
 
 func (e *encoder) derivedPaths(paths []derivation.DerivedPath) {

@@ -202,11 +202,9 @@ func exitStatus(failed []*store.BuildResult) uint64 {
 // QueryMissing implements store.Planner.
 func (c *Client) QueryMissing(ctx context.Context, targets []derivation.DerivedPath) (*store.Missing, error) {
 	m := new(store.Missing)
-	err := c.withTargets(ctx, opQueryMissing, targets, func(k *conn) error {
-		return k.ask(ctx, opQueryMissing, func(e *encoder) { e.derivedPaths(targets) }, func(d *decoder) {
-			m.WillBuild, m.WillSubstitute, m.Unknown = d.paths(), d.paths(), d.paths()
-			m.DownloadSize, m.NarSize = d.Uint64(), d.Uint64()
-		})
+	err := c.askFor(ctx, opQueryMissing, targets, func(e *encoder) { e.derivedPaths(targets) }, func(d *decoder) {
+		m.WillBuild, m.WillSubstitute, m.Unknown = d.paths(), d.paths(), d.paths()
+		m.DownloadSize, m.NarSize = d.Uint64(), d.Uint64()
 	})
 	if err != nil {
 		return nil, err
@@ -214,14 +212,25 @@ func (c *Client) QueryMissing(ctx context.Context, targets []derivation.DerivedP
 	return m, nil
 }
 
-// withTargets is with, for operations on derived paths.
-func (c *Client) withTargets(ctx context.Context, number uint64, targets []derivation.DerivedPath, f func(*conn) error) error {
-	return c.with(ctx, number, func(k *conn) error {
-		if err := k.out.expressible(targets); err != nil {
-			return err
+// askFor is ask, for operations on derived paths.
+func (c *Client) askFor(ctx context.Context, number uint64, targets []derivation.DerivedPath, send func(*encoder), answer func(*decoder)) error {
+	if err := c.expressible(targets); err != nil {
+		return err
+	}
+	return c.ask(ctx, number, send, answer)
+}
+
+// expressible refuses what an old daemon cannot be asked for.
+func (c *Client) expressible(paths []derivation.DerivedPath) error {
+	if c.proto >= v1+30 {
+		return nil
+	}
+	for _, p := range paths {
+		if p.IsOpaque() && p.Path.IsDerivation() || len(p.Through) > 0 {
+			return c.tooOld("asking for '"+p.String()+"'", v1+30)
 		}
-		return f(k)
-	})
+	}
+	return nil
 }
 
 // EnsurePath implements store.Ensurer.
@@ -234,21 +243,19 @@ func (c *Client) BuildPaths(ctx context.Context, targets []derivation.DerivedPat
 	if c.proto < opByNumber(opBuildPathsWithResults).since {
 		return c.oldBuildPaths(ctx, targets, mode)
 	}
-	err = c.withTargets(ctx, opBuildPathsWithResults, targets, func(k *conn) error {
-		return k.ask(ctx, opBuildPathsWithResults, func(e *encoder) {
-			e.derivedPaths(targets)
-			e.Uint64(uint64(mode))
-		}, func(d *decoder) {
-			for range d.Count() {
-				p := d.derivedPath()
-				r := d.buildResult()
-				if d.Err() != nil {
-					return
-				}
-				r.Path = p
-				results = append(results, r)
+	err = c.askFor(ctx, opBuildPathsWithResults, targets, func(e *encoder) {
+		e.derivedPaths(targets)
+		e.Uint64(uint64(mode))
+	}, func(d *decoder) {
+		for range d.Count() {
+			p := d.derivedPath()
+			r := d.buildResult()
+			if d.Err() != nil {
+				return
 			}
-		})
+			r.Path = p
+			results = append(results, r)
+		}
 	})
 	if err != nil {
 		return nil, err
@@ -275,12 +282,10 @@ func inOrder(targets []derivation.DerivedPath, results []*store.BuildResult) []*
 // oldBuildPaths is for daemons that only tell success or failure of all. The
 // outputs of derivations are asked for afterwards.
 func (c *Client) oldBuildPaths(ctx context.Context, targets []derivation.DerivedPath, mode store.BuildMode) ([]*store.BuildResult, error) {
-	err := c.withTargets(ctx, opBuildPaths, targets, func(k *conn) error {
-		return k.ask(ctx, opBuildPaths, func(e *encoder) {
-			e.derivedPaths(targets)
-			e.Uint64(uint64(mode))
-		}, acknowledged)
-	})
+	err := c.askFor(ctx, opBuildPaths, targets, func(e *encoder) {
+		e.derivedPaths(targets)
+		e.Uint64(uint64(mode))
+	}, acknowledged)
 	if err != nil {
 		return nil, err
 	}

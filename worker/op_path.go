@@ -63,14 +63,12 @@ func (c *Client) ValidPaths(ctx context.Context, paths []storepath.Path) (valid 
 		return nil, nil
 	}
 	var found []storepath.Path
-	err = c.with(ctx, opQueryValidPaths, func(k *conn) error {
-		return k.ask(ctx, opQueryValidPaths, func(e *encoder) {
-			e.paths(paths)
-			if e.version >= v1+27 {
-				e.Bool(false) // whether to substitute
-			}
-		}, func(d *decoder) { found = d.paths() })
-	})
+	err = c.ask(ctx, opQueryValidPaths, func(e *encoder) {
+		e.paths(paths)
+		if e.version >= v1+27 {
+			e.Bool(false) // whether to substitute
+		}
+	}, func(d *decoder) { found = d.paths() })
 	if err != nil {
 		return nil, err
 	}

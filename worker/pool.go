@@ -58,7 +58,7 @@ func (p *pool) take() *conn {
 
 func (p *pool) put(k *conn) {
 	p.mu.Lock()
-	if good := k.in.Err() == nil && k.out.Err() == nil && !k.broken; good && !p.closed {
+	if !k.bad() && !p.closed {
 		p.idle = append(p.idle, k)
 		k = nil
 	}

@@ -45,7 +45,7 @@ func (k *conn) upload(ctx context.Context, framed bool, fill func(io.Writer) err
 		k.broken = true
 		k.close()
 		<-heard
-		return err
+		return &sourceError{err}
 	}
 }
 
@@ -81,3 +81,8 @@ func (f *frames) Write(p []byte) (int, error) {
 	}
 	return f.FrameWriter.Write(p)
 }
+
+// sourceError is a failure of our own side in the middle of an upload.
+type sourceError struct{ error }
+
+func (e *sourceError) Unwrap() error { return e.error }

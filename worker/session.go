@@ -133,6 +133,7 @@ func (s *session) run(ctx context.Context) error {
 			return err
 		}
 	}
+	_ = s.out.Flush() // the client may be gone
 	return ctx.Err()
 }
 

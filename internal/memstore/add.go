@@ -32,14 +32,14 @@ func (s *Store) AddText(t testing.TB, name, text string, refs ...storepath.Path)
 
 // Add implements store.Adder.
 func (s *Store) Add(ctx context.Context, info *store.PathInfo, r io.Reader, o store.AddOptions) error {
+	if err := addRoot(ctx, o, info.Path); err != nil {
+		return err
+	}
 	if valid, _ := s.ValidPaths(ctx, []storepath.Path{info.Path}); len(valid) > 0 && !o.Repair {
 		return nil
 	}
 	if !o.NoCheckSigs && s.Trusts != nil && !info.IsContentAddressed(s.dir) && !s.Trusts(info) {
 		return &store.SignatureError{Path: s.dir.Print(info.Path)}
-	}
-	if err := addRoot(ctx, o, info.Path); err != nil {
-		return err
 	}
 	var archive bytes.Buffer
 	if _, err := nar.Copy(&archive, r); err != nil {
