@@ -90,7 +90,11 @@ func (db *DB) Close() error {
 	var err error
 	if h := db.cur; h != nil {
 		db.cur = nil
-		err = closeAll(h.idle())
+		if h.same(db.file) {
+			err = closeAll(h.idle())
+		} else {
+			abandon(h.idle())
+		}
 		h.dead = true
 		h.end()
 	}
@@ -108,8 +112,12 @@ func (db *DB) Close() error {
 func (db *DB) Release() error {
 	db.mu.enterAnyway()
 	var idle []*conn
-	if db.cur != nil {
-		idle = db.cur.idle()
+	if h := db.cur; h != nil {
+		idle = h.idle()
+		if !h.same(db.file) {
+			abandon(idle)
+			idle = nil
+		}
 	}
 	db.mu.leave()
 	if err := closeAll(idle); err != nil {
@@ -126,6 +134,14 @@ func closeAll(list []*conn) error {
 	return errors.Join(errs...)
 }
 
+// abandon closes connections to a file that is gone, or is something else now.
+func abandon(list []*conn) {
+	for _, c := range list {
+		forsakeLog(c.Conn)
+		_ = c.Close() // has nothing to lose
+	}
+}
+
 // current gives the handle of the file that is there now. db.mu is held.
 func (db *DB) current(ctx context.Context) (*handle, error) {
 	if db.closed {
@@ -135,6 +151,10 @@ func (db *DB) current(ctx context.Context) (*handle, error) {
 		return db.cur, nil
 	}
 	again := db.cur != nil
+	if again && db.cur.out > 0 && db.cur.overwritten(db.file) {
+		abandon(db.cur.idle())
+		return nil, errChanged // until the others have given their connections back
+	}
 	db.retire()
 	h, err := db.openHandle(ctx)
 	if err != nil {
@@ -163,7 +183,7 @@ func (db *DB) retire() {
 	}
 	db.cur = nil
 	h.dead = true
-	_ = closeAll(h.idle()) // a deleted file has nothing to lose
+	abandon(h.idle())
 	h.end()
 }
 
@@ -243,8 +263,12 @@ func (db *DB) release(c *conn, write bool, err error) {
 		h.spoiled = true
 	}
 	surplus := h.put(c, write)
+	forsaken := h.dead || h.spoiled
 	db.mu.leave()
 	if surplus {
+		if forsaken {
+			forsakeLog(c.Conn)
+		}
 		_ = c.Close() // what it wrote is committed, what it read is copied
 		db.mu.enterAnyway()
 		h.out--

@@ -16,6 +16,7 @@ type fileState struct {
 	size    int64
 	mtime   int64 // ns
 	log     int64 // bytes in db.sqlite-wal
+	logIno  uint64
 	journal int64 // bytes in db.sqlite-journal
 }
 
@@ -38,20 +39,22 @@ func look(file string) (fileState, error) {
 
 func nano(t unix.StatxTimestamp) int64 { return t.Sec*1e9 + int64(t.Nsec) }
 
-// lookClosely is look with the sizes of the logs.
+// lookClosely is look with what there is of the logs.
 func lookClosely(file string) (fileState, error) {
 	s, err := look(file)
 	if err != nil || s.missing() {
 		return s, err
 	}
+	var unused uint64
 	for _, log := range []struct {
 		suffix string
 		size   *int64
-	}{{"-wal", &s.log}, {"-journal", &s.journal}} {
+		ino    *uint64
+	}{{"-wal", &s.log, &s.logIno}, {"-journal", &s.journal, &unused}} {
 		var st unix.Statx_t
 		switch err := statx(file+log.suffix, &st); {
 		case err == nil:
-			*log.size = int64(st.Size)
+			*log.size, *log.ino = int64(st.Size), st.Ino
 		case !errors.Is(err, unix.ENOENT):
 			return s, err
 		}

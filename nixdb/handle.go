@@ -28,15 +28,26 @@ func (h *handle) fresh(file string) bool {
 
 // same is fresh but for a change that the clock was too coarse to show.
 func (h *handle) same(file string) bool {
-	if h.access == readWrite {
-		s, err := look(file)
-		return err == nil && s.sameFile(h.state)
-	}
 	s, err := lookClosely(file)
-	if err != nil || h.access == immutable {
-		return err == nil && s == h.state
+	switch {
+	case err != nil:
+		return false
+	case h.access == readWrite:
+		return s.sameFile(h.state) && s.logIno == h.state.logIno // see overwritten
+	case h.access == immutable:
+		s.logIno = h.state.logIno // one that is empty may come and go
+		return s == h.state
+	default:
+		return s.sameFile(h.state) && s.logged()
 	}
-	return s.sameFile(h.state) && s.logged()
+}
+
+// overwritten tells that another database was put in the place of this one, in the
+// same file. As long as there are connections to what was there, SQLite goes on with
+// the old log and its index, also on new ones.
+func (h *handle) overwritten(file string) bool {
+	s, err := lookClosely(file)
+	return err == nil && h.access == readWrite && s.sameFile(h.state) && s.logIno != h.state.logIno
 }
 
 // take gives an idle connection, nil if there is none.

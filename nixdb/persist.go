@@ -11,20 +11,41 @@ import (
 )
 
 // persistLog asks SQLite to keep the (then empty) -wal and -shm files when the
-// last connection closes, as Nix does. The driver has no call for it, so the
-// handle is taken out of its private field; where there is no such field, the
-// files go away at the last close, which only users without write permission
-// will notice.
+// last connection closes, as Nix does. Where it cannot be asked, the files go away
+// at the last close, which only users without write permission will notice.
 func persistLog(c *sqlite.Conn) {
+	withPointer(c, func(tls *libc.TLS, db uintptr) {
+		enable := int32(1)
+		var pin runtime.Pinner
+		pin.Pin(&enable)
+		defer pin.Unpin()
+		lib.Xsqlite3_file_control(tls, db, 0, lib.SQLITE_FCNTL_PERSIST_WAL, uintptr(unsafe.Pointer(&enable)))
+	})
+}
+
+// forsakeLog asks SQLite not to write the log back when the connection closes. The
+// log is of a database that is not there any more, and would go into the one that
+// has taken its place.
+func forsakeLog(c *sqlite.Conn) {
+	withPointer(c, func(tls *libc.TLS, db uintptr) {
+		args := libc.NewVaList(int32(1), uintptr(0))
+		if args == 0 {
+			return
+		}
+		defer libc.Xfree(tls, args)
+		lib.Xsqlite3_db_config(tls, db, lib.SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, args)
+	})
+}
+
+// withPointer lends the handle of SQLite itself, for what the driver has no call
+// for. It is taken out of a private field; where there is no such field, nothing
+// happens.
+func withPointer(c *sqlite.Conn, f func(tls *libc.TLS, db uintptr)) {
 	field := reflect.ValueOf(c).Elem().FieldByName("conn")
 	if !field.IsValid() || field.Kind() != reflect.Uintptr || field.Uint() == 0 {
 		return
 	}
 	tls := libc.NewTLS()
 	defer tls.Close()
-	enable := int32(1)
-	var pin runtime.Pinner
-	pin.Pin(&enable)
-	defer pin.Unpin()
-	lib.Xsqlite3_file_control(tls, uintptr(field.Uint()), 0, lib.SQLITE_FCNTL_PERSIST_WAL, uintptr(unsafe.Pointer(&enable)))
+	f(tls, uintptr(field.Uint()))
 }

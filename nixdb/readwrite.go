@@ -77,7 +77,7 @@ func (db *DB) openLocked(ctx context.Context, h *handle) error {
 		return err
 	}
 	h.at = time.Now()
-	h.state, err = look(db.file)
+	h.state, err = lookClosely(db.file)
 	if err == nil && h.state.missing() {
 		err = errChanged
 	}
