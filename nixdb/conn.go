@@ -72,7 +72,7 @@ func dial(file string, a access, o *Options, create bool) (*conn, error) {
 // Cache sizes in KiB, for PRAGMA cache_size.
 const (
 	cacheSize     = "-8000"
-	cacheSizeLoad = "-65536"
+	cacheSizeLoad = "-32768"
 )
 
 // configure makes the settings that Nix makes, and those that are our own affair.

@@ -3,6 +3,8 @@ package nixdb
 import (
 	"maps"
 	"slices"
+
+	"zombiezen.com/go/sqlite"
 )
 
 // loadedRefs is the references of what one load registers, to look for cycles.
@@ -22,6 +24,22 @@ func (g *loadedRefs) add(id int64, refs [][2]int64) {
 			g.to = append(g.to, r[1])
 		}
 	}
+}
+
+// forget makes room for what is added next.
+func (g *loadedRefs) forget() {
+	g.ids, g.from, g.to = g.ids[:0], g.from[:0], g.to[:0]
+}
+
+// readAll takes all references of new paths from the database.
+func (g *loadedRefs) readAll(c *conn) error {
+	g.forget()
+	return c.query("select referrer, reference from Refs where referrer > ? order by referrer",
+		func(s *sqlite.Stmt) { s.BindInt64(1, g.base) },
+		func(s *sqlite.Stmt) error {
+			g.add(s.ColumnInt64(0), [][2]int64{{s.ColumnInt64(0), s.ColumnInt64(1)}})
+			return nil
+		})
 }
 
 func (g *loadedRefs) of(i int32) []int64 {

@@ -33,6 +33,7 @@ type loader struct {
 	rows []pathRow  // not written yet
 	refs [][2]int64 // not written yet
 
+	again bool // a path came twice
 	// stream: more comes after what add was given, so there may be promises.
 	stream bool
 	// reindex: the indices of references are to be made at the end.
@@ -99,7 +100,24 @@ func (l *loader) add(ctx context.Context, regs []Registration) error {
 			return err
 		}
 	}
-	return l.flushRefs()
+	if err := l.flushRefs(); err != nil {
+		return err
+	}
+	if len(l.promised) == 0 {
+		// What comes later cannot lie on a cycle through what is here.
+		return l.checkCycles()
+	}
+	return nil
+}
+
+// checkCycles checks what was added since it was called last.
+func (l *loader) checkCycles() error {
+	cycle := l.graph.cycle()
+	l.graph.forget()
+	if cycle != nil {
+		return l.cycleError(cycle)
+	}
+	return nil
 }
 
 // addPath makes the row of a path, or updates it.
@@ -112,6 +130,7 @@ func (l *loader) addPath(info *store.PathInfo) (int64, error) {
 		return 0, err
 	}
 	if valid {
+		l.again = l.again || l.stream && id > l.graph.base
 		return id, l.update(info)
 	}
 	if !info.CA.IsZero() && !info.IsContentAddressed(l.db.o.Dir) {
@@ -209,9 +228,14 @@ func (l *loader) finish() error {
 	if len(l.promised) > 0 {
 		return l.brokenPromise()
 	}
-	l.numbers, l.promised = numbers{}, nil
-	if cycle := l.graph.cycle(); cycle != nil {
-		return l.cycleError(cycle)
+	if l.again {
+		// A path got references after it was checked.
+		if err := l.graph.readAll(l.c); err != nil {
+			return err
+		}
+		if err := l.checkCycles(); err != nil {
+			return err
+		}
 	}
 	if l.reindex {
 		return l.c.script(indexReferrer, indexReference)

@@ -36,7 +36,7 @@ func (db *DB) Register(ctx context.Context, regs []Registration) error {
 
 // loadBatch is how many registrations are sorted and written together. In memory
 // it is about a kilobyte for each.
-const loadBatch = 16384
+const loadBatch = 8192
 
 // Load is Register for any number of paths, in bounded memory but for 4 bytes a
 // reference and some 60 a path. It reads the first part of its input before it

@@ -102,7 +102,7 @@ type pathRow struct {
 }
 
 const (
-	pathRowInto    = "insert into ValidPaths (id, path, hash, registrationTime, deriver, narSize, ultimate, sigs, ca) values "
+	pathRowInto    = "insert or fail into ValidPaths (id, path, hash, registrationTime, deriver, narSize, ultimate, sigs, ca) values "
 	pathRowColumns = 9
 )
 
