@@ -38,6 +38,9 @@ type Lower struct {
 func ParseLower(text string) (Lower, error) {
 	ref, err := store.ParseReference(text)
 	if err != nil {
+		if !strings.Contains(text, ":") {
+			err = fmt.Errorf("%w; a path begins with '/' or './'", err)
+		}
 		return Lower{}, err
 	}
 	var l Lower

@@ -21,6 +21,7 @@ func TestScripts(t *testing.T) {
 	testscript.Run(t, testscript.Params{
 		Dir:                 filepath.Join("testdata", "script"),
 		RequireExplicitExec: true,
+		Condition:           condition,
 		Setup: func(e *testscript.Env) error {
 			for _, kv := range e.Vars {
 				if name, _, _ := strings.Cut(kv, "="); strings.HasPrefix(name, "NIX_") {
