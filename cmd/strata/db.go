@@ -1,7 +1,6 @@
 package main
 
 import (
-	"bufio"
 	"context"
 	"iter"
 
@@ -89,7 +88,7 @@ type bulkLoader interface {
 
 func runLoadDB(ctx context.Context, g *globals) error {
 	return g.with(ctx, func(st store.Store) error {
-		infos := registration.Read(bufio.NewReaderSize(g.stdin, 256<<10), st.Dir())
+		infos := registration.Read(g.input(ctx), st.Dir())
 		n, err := load(ctx, st, infos)
 		if err != nil {
 			return err

@@ -1,7 +1,6 @@
 package main
 
 import (
-	"bufio"
 	"context"
 	"errors"
 	"fmt"
@@ -85,7 +84,7 @@ func runImport(ctx context.Context, g *globals, o importOptions) error {
 			defer ao.Roots.Close()
 		}
 		src := &importedObjects{
-			ObjectSource: export.NewSource(bufio.NewReaderSize(g.stdin, 256<<10), st.Dir(), spool),
+			ObjectSource: export.NewSource(g.input(ctx), st.Dir(), spool),
 			print:        func(info *store.PathInfo) error { return g.out.println(st.Dir().Print(info.Path)) },
 		}
 		return store.AddMultiple(ctx, st, src, ao)

@@ -91,7 +91,7 @@ func printPing(out *output, j *pingJSON) error {
 		}
 	}
 	for _, l := range j.Layers {
-		if err := out.printf("Layer: %s: %s\n", l.Name, l.URL); err != nil {
+		if err := out.printf("Layer: %s\n", l.Name); err != nil {
 			return err
 		}
 	}
