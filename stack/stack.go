@@ -82,7 +82,7 @@ func Assemble(ctx context.Context, cfg Config, parts Parts) (*Stack, error) {
 // lockUpper makes sure that nobody else has the upper.
 func (s *Stack) lockUpper() error {
 	dir := s.Config.Upper.Dir
-	if err := os.MkdirAll(dir, 0o755); err != nil {
+	if err := makeDir(dir); err != nil {
 		return err
 	}
 	path := filepath.Join(dir, lockFile)
@@ -188,7 +188,7 @@ func (s *Stack) makePlaces() error {
 		dirs = append(dirs, filepath.Join(u.State, name))
 	}
 	for _, dir := range dirs {
-		if err := os.MkdirAll(dir, 0o755); err != nil {
+		if err := makeDir(dir); err != nil {
 			return err
 		}
 	}
@@ -279,6 +279,9 @@ func (s *Stack) mount(ctx context.Context, st step) error {
 	crashPoint()
 	if err != nil {
 		s.run.Mounts = s.run.Mounts[:n]
+		if st.lower != nil && ctx.Err() == nil {
+			return st.lower.fail(false, err, "it cannot be mounted")
+		}
 	}
 	return err
 }
@@ -290,7 +293,7 @@ var crashPoint = func() {}
 // makeTarget makes the directory to mount on, and sees that nothing is lost from
 // sight in it that is not meant to be.
 func (s *Stack) makeTarget(st step) error {
-	if err := os.MkdirAll(st.target, 0o755); err != nil {
+	if err := makeDir(st.target); err != nil {
 		return fmt.Errorf("the %s needs a directory to mount on: %w; make it, or choose another place with 'root' or 'mount'", st.role, err)
 	}
 	if s.Config.Cover || st.covers {

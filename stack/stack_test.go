@@ -395,3 +395,49 @@ func TestStorePathsAreOfTheStoreDirectory(t *testing.T) {
 		w.takeDown(t, s)
 	})
 }
+
+func TestReplacedLowerIsNoticed(t *testing.T) {
+	inEach(t, func(t *testing.T, w *world) {
+		s := w.up(t, w.config(t, w.lower(t, "base")))
+		if err := os.Rename(w.path("base"), w.path("former")); err != nil {
+			t.Fatal(err)
+		}
+		w.lower(t, "base")
+		if st := s.Status(t.Context()); len(st.Problems) != 1 || !strings.Contains(st.Problems[0], "lower 'base' was replaced") {
+			t.Errorf("%q", st.Problems)
+		}
+		w.takeDown(t, s)
+	})
+}
+
+// Whoever brings a stack up may keep his own files from others; the store is for
+// all.
+func TestStrictUmask(t *testing.T) {
+	inEach(t, func(t *testing.T, w *world) {
+		base := w.lower(t, "base")
+		defer unix.Umask(unix.Umask(0o077))
+		s := w.up(t, w.config(t, base))
+		for _, dir := range []string{"root", "root/nix", "root/nix/store", "root/nix/var/nix", "upper/state/daemon-socket", "root/nix/var/nix/profiles"} {
+			if st, err := os.Stat(w.path(dir)); err != nil || st.Mode().Perm()&0o055 != 0o055 {
+				t.Errorf("%s: %v, %v", dir, st.Mode(), err)
+			}
+		}
+		w.takeDown(t, s)
+	})
+}
+
+func TestImageNeedsRoot(t *testing.T) {
+	if !testenv.Isolate(t, testenv.Namespace{User: true}) {
+		return
+	}
+	mkfs := testenv.EROFS(t)
+	w := newWorld(t)
+	if out, err := exec.Command(mkfs, w.path("base.erofs"), w.lower(t, "base")).CombinedOutput(); err != nil {
+		t.Fatalf("%v: %s", err, out)
+	}
+	_, err := Assemble(t.Context(), resolved(t, w.config(t, w.path("base.erofs"))), parts())
+	if !errors.Is(err, ErrLower) || !strings.Contains(err.Error(), "needs root") {
+		t.Errorf("%v", err)
+	}
+	w.nothingStays(t)
+}

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"os"
 	"slices"
+	"strings"
 	"time"
 
 	"github.com/strata-nix/strata/nixdb"
@@ -100,13 +101,22 @@ func (s *Stack) Status(ctx context.Context) *Status {
 	defer cancel()
 	st := s.run.look(ctx)
 	st.State = StateUp
-	st.Layers[0].fillUpper(ctx, s)
+	st.noteError("upper", st.Layers[0].fillUpper(ctx, s))
 	for i, l := range s.lowers {
 		if db, ok := store.As[interface{ DB() *nixdb.DB }](l); ok {
-			st.Layers[i+1].Paths = countPaths(ctx, db.DB())
+			n, err := countPaths(ctx, db.DB())
+			st.Layers[i+1].Paths = n
+			st.noteError("lower '"+st.Layers[i+1].Name+"'", err)
 		}
 	}
 	return st
+}
+
+// noteError makes a problem of an error, except that there was no time to look.
+func (st *Status) noteError(layer string, err error) {
+	if err != nil && !errors.Is(err, context.DeadlineExceeded) {
+		st.Problems = append(st.Problems, fmt.Sprintf("%s: %v", layer, err))
+	}
 }
 
 // Status tells how a stack is, by asking its process or, if there is none, by
@@ -179,11 +189,6 @@ func (r *Run) lookAtMounts(ctx context.Context, st *Status) {
 			st.Problems = append(st.Problems, fmt.Sprintf("the mount of %s at '%s' is %s", m.Role, m.Given, stateText(state, err)))
 		}
 	}
-	for _, l := range r.Lowers {
-		if fi, err := os.Stat(l.Dir); st.Mounted && (err != nil || !fi.IsDir()) {
-			st.Problems = append(st.Problems, fmt.Sprintf("lower '%s' is gone: '%s' is not there", l.Name, l.Dir))
-		}
-	}
 }
 
 func stateText(s overlayfs.State, err error) string {
@@ -200,6 +205,7 @@ func (r *Run) lookAtStore(ctx context.Context, st *Status, m Mounted) {
 	} else {
 		st.Mounted = true
 	}
+	r.lookForReplaced(st, m)
 	h, err := overlayfs.CheckHealth(ctx, r.Mount, &m.Record)
 	if err != nil || !st.Mounted {
 		return // said above
@@ -214,18 +220,35 @@ func (r *Run) lookAtStore(ctx context.Context, st *Status, m Mounted) {
 	}
 }
 
+// lookForReplaced compares the lowers that are there with those that were mounted.
+func (r *Run) lookForReplaced(st *Status, m Mounted) {
+	// The first two are the upper layer and its work directory.
+	were := strings.Fields(m.Identity)
+	if len(were) != len(r.Lowers)+2 {
+		return
+	}
+	for i, l := range r.Lowers {
+		id, err := identify(l.Dir)
+		if err == nil && id != were[i+2] {
+			st.Problems = append(st.Problems, fmt.Sprintf("lower '%s' was replaced: '%s' is not the directory any more that is mounted", l.Name, l.Dir))
+		}
+	}
+}
+
 // fillUpper adds what only the open store knows.
-func (l *LayerStatus) fillUpper(ctx context.Context, s *Stack) {
+func (l *LayerStatus) fillUpper(ctx context.Context, s *Stack) (err error) {
 	db := s.Store.DB()
 	l.URI = s.Store.URI()
-	l.Paths = countPaths(ctx, db)
+	if l.Paths, err = countPaths(ctx, db); err != nil {
+		return err
+	}
 	paths, all := listObjects(l.Dir)
 	l.Objects = &Count{Number: int64(len(paths)), Exact: all}
 	sum := uint64(0)
 	for batch := range slices.Chunk(paths, 1000) {
 		infos, err := db.PathInfos(ctx, batch)
 		if err != nil {
-			return // it took too long, or 'strata check' will tell
+			return err
 		}
 		for _, info := range infos {
 			if info != nil {
@@ -236,6 +259,7 @@ func (l *LayerStatus) fillUpper(ctx context.Context, s *Stack) {
 	if all {
 		l.NarBytes = &sum
 	}
+	return nil
 }
 
 // listObjects lists the objects in a directory, and tells whether these are all.
@@ -256,17 +280,17 @@ func listObjects(dir string) (paths []storepath.Path, all bool) {
 
 // countPaths counts the paths of a database if that is quick, and else tells
 // how many there are at most.
-func countPaths(ctx context.Context, db *nixdb.DB) *Count {
+func countPaths(ctx context.Context, db *nixdb.DB) (*Count, error) {
 	most, err := db.MaxPaths(ctx)
 	if err != nil {
-		return nil
+		return nil, err
 	}
 	if most > countExactly {
-		return &Count{Number: most}
+		return &Count{Number: most}, nil
 	}
 	st, err := db.Stats(ctx)
 	if err != nil {
-		return &Count{Number: most}
+		return &Count{Number: most}, err
 	}
-	return &Count{Number: st.Paths, Exact: true}
+	return &Count{Number: st.Paths, Exact: true}, nil
 }

@@ -32,6 +32,8 @@ type step struct {
 	role, target string
 	// covers tells that it does not matter what is in the target.
 	covers bool
+	// lower is on whose behalf it is, nil if it is for all.
+	lower *found
 	// source is what shows there, in words.
 	source string
 	// identify tells whether an earlier mount shows the same. adopted is whether
@@ -158,7 +160,9 @@ func (c *Config) lowerSteps(lowers []*found) (steps []step, kept []string) {
 	for _, f := range lowers {
 		switch {
 		case f.kind == KindImage:
-			steps = append(steps, showStep(roleImage+f.Name, f.Path, f.Mount))
+			s := showStep(roleImage+f.Name, f.Path, f.Mount)
+			s.lower = f
+			steps = append(steps, s)
 		case f.kind == KindDirectory && (c.covers(f.real) || c.covers(f.state)):
 			f.hidden = true
 			real, state := filepath.Join(f.place, "store"), filepath.Join(f.place, "state")
@@ -176,7 +180,9 @@ func (c *Config) stateSteps() []step {
 		return nil
 	}
 	at, state := filepath.Join(c.Root, clientState), c.Upper.State
-	steps := []step{showStep(roleState, state, at)}
+	shown := showStep(roleState, state, at)
+	shown.covers = true // of a store that was not there, or that shows in ours
+	steps := []step{shown}
 	for _, name := range []string{roleProfiles, roleGCRoots} {
 		steps = append(steps, writableStep(name, filepath.Join(state, name), filepath.Join(at, name)))
 	}
