@@ -14,7 +14,7 @@ import (
 const DefaultMaxConnections = 4
 
 // ErrDisconnected: the daemon hung up in the middle of a conversation.
-var ErrDisconnected = errors.New("Nix daemon disconnected unexpectedly (maybe it crashed?)")
+var ErrDisconnected = errors.New("the daemon disconnected unexpectedly (maybe it crashed?)")
 
 // Dialer makes a connection to a daemon.
 type Dialer func(context.Context) (net.Conn, error)

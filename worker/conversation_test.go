@@ -297,6 +297,9 @@ func (w *world) foreign(ctx context.Context) *store.PathInfo {
 }
 
 func TestConversations(t *testing.T) {
+	if *update {
+		writeSeeds(t)
+	}
 	for _, talk := range conversations {
 		t.Run(talk.name, func(t *testing.T) {
 			var golden strings.Builder

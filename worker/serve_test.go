@@ -503,6 +503,8 @@ func (h *hook) ValidPaths(ctx context.Context, paths []storepath.Path) ([]storep
 	return h.world.ValidPaths(ctx, paths)
 }
 
+func (h *hook) Override(map[string]string) (store.Store, error) { return h, nil }
+
 func TestPanicEndsOnlyItsConnection(t *testing.T) {
 	w := newWorld(t)
 	var log bytes.Buffer
