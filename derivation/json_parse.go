@@ -49,7 +49,7 @@ func (d *Derivation) UnmarshalJSON(data []byte) error {
 		return fmt.Errorf("%w: JSON of a derivation: %w", ErrFormat, err)
 	}
 	if j.Version == nil || *j.Version != JSONVersion {
-		return fmt.Errorf("%w: Unsupported derivation JSON format version, only format version %d is currently supported.", ErrFormat, JSONVersion)
+		return fmt.Errorf("%w: unsupported JSON format version, only version %d is supported", ErrFormat, JSONVersion)
 	}
 	if err := j.complete(); err != nil {
 		return err

@@ -18,8 +18,8 @@ func TestJSONErrors(t *testing.T) {
 		t.Errorf("%s, %v", got, err)
 	}
 	for name, c := range map[string]struct{ old, new, why string }{
-		"another version":     {`"version":4`, `"version":3`, "only format version 4"},
-		"no version":          {`,"version":4`, ``, "only format version 4"},
+		"another version":     {`"version":4`, `"version":3`, "only version 4"},
+		"no version":          {`,"version":4`, ``, "only version 4"},
 		"no name":             {`"name":"x",`, ``, "no 'name'"},
 		"no sources":          {`,"srcs":[]`, ``, "no 'inputs.srcs'"},
 		"source in full":      {`"srcs":[]`, `"srcs":["` + aPath + `"]`, "inputs.srcs"},

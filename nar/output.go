@@ -5,13 +5,9 @@ import (
 	"io"
 )
 
-const (
-	// outputSize is how much is written at once.
-	outputSize = bulkSize
-	// outputCount is how many buffers a dump has: one being filled, one being
-	// written, one waiting.
-	outputCount = 3
-)
+// outputCount is how many buffers a dump has: one being filled, one being
+// written, one waiting.
+const outputCount = 3
 
 // An output is the filling end of a pump.
 type output struct {

@@ -56,7 +56,7 @@ cd "$demo"
 
 # --- how it looks
 
-if [ -t 1 ]; then bold=$(printf '\033[1m') plain=$(printf '\033[0m'); else bold= plain=; fi
+if [ -t 1 ]; then bold=$(printf '\033[1m') plain=$(printf '\033[0m'); else bold='' plain=''; fi
 began=$SECONDS
 
 step() { printf '\n%s%s%s\n' "$bold" "$*" "$plain"; }
@@ -174,6 +174,7 @@ run strata tree "$count"
 run "$count/bin/word-count"
 
 step "5. Something of our own, which refers to what is in the lower"
+# shellcheck disable=SC2016 # that shell is to expand it
 printf '#!%s/bin/bash\nexec %s/bin/word-count "${BASH_SOURCE[0]}"\n' "$bash" "$count" >count-myself
 chmod +x count-myself
 added count-myself --reference "$bash" --reference "$count"

@@ -108,7 +108,7 @@ func (l *Lock) Marked() (bool, error) {
 // Delete unlinks the file and marks it, so that whoever waits for the lock sees
 // that it is worth nothing any more.
 func (l *Lock) Delete() {
-	_ = os.Remove(l.f.Name())         // to leave the file lying is harmless
+	_ = os.Remove(l.f.Name())          // to leave the file lying is harmless
 	_, _ = l.f.WriteAt([]byte("d"), 0) // likewise
 }
 
