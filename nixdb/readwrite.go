@@ -2,6 +2,7 @@ package nixdb
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -25,7 +26,7 @@ func (db *DB) openReadWrite(ctx context.Context) (*handle, error) {
 	if err := unix.Access(db.dir, unix.R_OK|unix.W_OK|unix.X_OK); err != nil {
 		return nil, &os.PathError{Op: "Nix database directory is not writable: access", Path: db.dir, Err: err}
 	}
-	reserve(filepath.Join(db.dir, "reserved"))
+	db.Reserve()
 	lock, err := flock.Open(filepath.Join(db.dir, "big-lock"))
 	if err != nil {
 		return nil, err
@@ -193,7 +194,8 @@ func (c *conn) columns(table string) (map[string]bool, error) {
 }
 
 // reserve keeps some bytes that a collection can give back when the disk is full,
-// as SQLite cannot even open a database then. It is no matter if it fails.
+// as SQLite cannot even delete rows then. It is no matter if it fails; then nothing
+// is kept, as what is left is needed more.
 func reserve(name string) {
 	if st, err := os.Stat(name); err == nil && st.Size() == reservedSize {
 		return
@@ -202,9 +204,21 @@ func reserve(name string) {
 	if err != nil {
 		return
 	}
-	if unix.Fallocate(int(f.Fd()), 0, 0, reservedSize) != nil {
-		_, _ = f.Write(make([]byte, reservedSize))
+	defer func() { _ = f.Close() }()
+	err = unix.Fallocate(int(f.Fd()), 0, 0, reservedSize)
+	if errors.Is(err, unix.EOPNOTSUPP) {
+		_, err = f.Write(make([]byte, reservedSize))
 	}
-	_ = f.Truncate(reservedSize)
-	_ = f.Close()
+	if err != nil {
+		_ = f.Truncate(0)
+	}
 }
+
+// SpendReserve gives the bytes to the disk that are kept for the case that it is
+// full: for whoever is about to make room. Reserve takes them again.
+func (db *DB) SpendReserve() { _ = os.Remove(db.reserved()) }
+
+// Reserve keeps some bytes for SpendReserve, as opening the database does.
+func (db *DB) Reserve() { reserve(db.reserved()) }
+
+func (db *DB) reserved() string { return filepath.Join(db.dir, "reserved") }

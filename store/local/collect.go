@@ -29,8 +29,13 @@ func (s *Store) CollectGarbage(ctx context.Context, o store.GCOptions) (*store.G
 	if err := s.writable(); err != nil {
 		return nil, err
 	}
+	deletes := o.Action == store.DeleteDead || o.Action == store.DeleteSpecific
+	if deletes {
+		s.db.SpendReserve() // the disk may be full
+		defer s.db.Reserve()
+	}
 	res, err := gc.Collect(ctx, s.garbageParts(), o)
-	if err == nil && (o.Action == store.DeleteDead || o.Action == store.DeleteSpecific) {
+	if err == nil && deletes {
 		err = s.dropUnusedLinks(ctx)
 	}
 	return res, err
