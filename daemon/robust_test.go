@@ -405,3 +405,12 @@ func pathsOf(objects ...storetest.Object) (out []storepath.Path) {
 	}
 	return out
 }
+
+// reachable tells whether somebody listens on a socket.
+func reachable(socket string) bool {
+	c, err := net.Dial("unix", socket)
+	if err == nil {
+		c.Close()
+	}
+	return err == nil
+}
