@@ -107,7 +107,8 @@ func serveSetOptions(ctx context.Context, s *session) error {
 	}
 	s.tunnel.level.Store(uint64(o.Verbosity))
 	s.permit(ctx, o)
-	if v, ok := store.As[store.Overridable](s.Store); ok {
+	// Not store.As: the view of something inside would be without what wraps it.
+	if v, ok := s.Store.(store.Overridable); ok {
 		view, err := v.Override(o.settings())
 		if err != nil {
 			// As with a stock daemon, a setting that makes no sense stops nobody.

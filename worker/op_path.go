@@ -206,7 +206,7 @@ func serveNarFromPath(ctx context.Context, s *session) error {
 type narAnswer struct{ s *session }
 
 func (a narAnswer) Write(p []byte) (int, error) {
-	if !a.s.answered {
+	if !a.s.answered && len(p) > 0 {
 		a.s.stop()
 	}
 	return a.s.out.Write(p)

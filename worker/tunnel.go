@@ -32,6 +32,7 @@ const (
 type tunnel struct {
 	out     *wire.Writer
 	version Version
+	ids     uint64 // is added to the numbers of activities
 	level   atomic.Uint64
 
 	writing sync.Mutex
@@ -46,7 +47,8 @@ type tunnel struct {
 }
 
 func newTunnel(out *wire.Writer, version Version) *tunnel {
-	t := &tunnel{out: out, version: version}
+	// The client may show activities of other processes beside ours.
+	t := &tunnel{out: out, version: version, ids: uint64(os.Getpid()) << 32}
 	t.room.L = &t.mu
 	t.level.Store(uint64(activity.Info))
 	t.writing.Lock()
@@ -179,13 +181,12 @@ func (t *tunnel) Log(level activity.Level, text string) {
 	})
 }
 
-// sentID makes an activity's number differ from those of other processes, which
-// the client may show beside ours.
-func sentID(id uint64) uint64 {
+// sent is the number of an activity as the client knows it; 0 is none.
+func (t *tunnel) sent(id uint64) uint64 {
 	if id == 0 {
 		return 0
 	}
-	return uint64(os.Getpid())<<32 + id
+	return t.ids + id
 }
 
 // Start implements activity.Sink.
@@ -197,10 +198,10 @@ func (t *tunnel) Start(e activity.Event) {
 		return
 	}
 	t.send(false, func(b []byte) []byte {
-		b = appendInts(b, msgStartActivity, sentID(e.ID), uint64(e.Level), uint64(e.Type))
+		b = appendInts(b, msgStartActivity, t.sent(e.ID), uint64(e.Level), uint64(e.Type))
 		b = appendText(b, e.Text)
 		b = appendFields(b, e.Fields)
-		return appendInts(b, sentID(e.Parent))
+		return appendInts(b, t.sent(e.Parent))
 	})
 }
 
@@ -209,7 +210,7 @@ func (t *tunnel) Stop(id uint64) {
 	if t.version < v1+20 {
 		return
 	}
-	t.send(false, func(b []byte) []byte { return appendInts(b, msgStopActivity, sentID(id)) })
+	t.send(false, func(b []byte) []byte { return appendInts(b, msgStopActivity, t.sent(id)) })
 }
 
 // Result implements activity.Sink.
@@ -219,7 +220,7 @@ func (t *tunnel) Result(id uint64, what activity.ResultType, fields []activity.F
 	}
 	progress := what == activity.Progress || what == activity.SetExpected
 	t.send(progress, func(b []byte) []byte {
-		return appendFields(appendInts(b, msgResult, sentID(id), uint64(what)), fields)
+		return appendFields(appendInts(b, msgResult, t.sent(id), uint64(what)), fields)
 	})
 }
 
