@@ -2,8 +2,10 @@ package stack
 
 import (
 	"errors"
+	"os"
 	"strings"
 	"testing"
+	"time"
 )
 
 func TestResolveDefaults(t *testing.T) {
@@ -123,4 +125,21 @@ func FuzzParseRun(f *testing.F) {
 			}
 		}
 	})
+}
+
+func TestBrokenRecord(t *testing.T) {
+	dir := t.TempDir()
+	path := runPath(dir)
+	if err := os.WriteFile(path, nil, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := FindUpper(dir); err == nil || errors.Is(err, ErrNotUp) || !strings.Contains(err.Error(), "is damaged") {
+		t.Errorf("a record of this boot that is broken: %v", err)
+	}
+	if err := os.Chtimes(path, time.Time{}, time.Unix(1, 0)); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := FindUpper(dir); !errors.Is(err, ErrNotUp) {
+		t.Errorf("one from before: %v", err)
+	}
 }

@@ -12,6 +12,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/strata-nix/strata/internal/testenv"
 	"github.com/strata-nix/strata/overlayfs"
 )
 
@@ -68,6 +69,7 @@ func crash(t *testing.T, s *Stack) {
 // Wherever a process is killed, the next one brings everything up, and nothing
 // is left when that has ended.
 func TestKilledAnywhere(t *testing.T) {
+	testenv.Long(t)
 	inEach(t, func(t *testing.T, w *world) {
 		a, b := object(t, "a"), object(t, "b")
 		w.lower(t, "l1", a)

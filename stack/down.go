@@ -90,7 +90,7 @@ func releaseAll(ctx context.Context, all []Mounted, lazy bool) (left []Mounted, 
 		wasDetached, relErr := release(ctx, m, lazy)
 		crashPoint()
 		if relErr != nil {
-			err = errors.Join(err, relErr)
+			err = errors.Join(err, &LeftoverError{Role: m.Role, Target: m.Given, Err: relErr})
 			left = append([]Mounted{m}, left...)
 		} else if wasDetached && m.Role == roleStore {
 			detached = append(detached, m.Record)

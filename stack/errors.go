@@ -63,15 +63,19 @@ func (e *InUseError) Error() string {
 // Unwrap makes it an ErrInUse.
 func (e *InUseError) Unwrap() error { return ErrInUse }
 
-// LeftoverError is a mount of an earlier run that is in the way and cannot be
-// taken down.
+// LeftoverError is a mount that cannot be taken down. It stays, with its record.
 type LeftoverError struct {
 	Role, Target string
-	Err          error
+	// Earlier tells that an earlier run made it, and that it is in the way of this one.
+	Earlier bool
+	Err     error
 }
 
 func (e *LeftoverError) Error() string {
-	s := fmt.Sprintf("%s at '%s', of an earlier run: %v", e.Role, e.Target, e.Err)
+	s := fmt.Sprintf("the %s stays mounted at '%s': %v", e.Role, e.Target, e.Err)
+	if e.Earlier {
+		s = fmt.Sprintf("the %s of an earlier run is mounted at '%s', and has to go: %v", e.Role, e.Target, e.Err)
+	}
 	var busy *mount.BusyError
 	if errors.As(e.Err, &busy) {
 		s += "; end what uses it, or detach it with 'strata down --lazy'"

@@ -3,9 +3,7 @@ package stack
 import (
 	"fmt"
 	"io/fs"
-	"os"
 	"path/filepath"
-	"strconv"
 	"strings"
 
 	"golang.org/x/sys/unix"
@@ -43,27 +41,10 @@ func identifyAll(paths []string) (string, error) {
 // usersOf lists some processes that use a mount which is in no namespace any
 // more.
 func usersOf(r overlayfs.Record) []string {
-	const most = 5
 	if boot, err := mount.BootID(); err != nil || boot != r.Boot || r.UniqueID == 0 {
 		return nil // before Linux 6.8 nobody can tell
 	}
-	proc, err := os.Open("/proc")
-	if err != nil {
-		return nil
-	}
-	defer proc.Close()
-	names, _ := proc.Readdirnames(-1)
-	var out []string
-	for _, name := range names {
-		if _, err := strconv.Atoi(name); err != nil || len(out) == most {
-			continue
-		}
-		if dir := filepath.Join("/proc", name); usesMount(dir, r.UniqueID) {
-			comm, _ := os.ReadFile(filepath.Join(dir, "comm"))
-			out = append(out, fmt.Sprintf("process %s (%s)", name, strings.TrimSpace(string(comm))))
-		}
-	}
-	return out
+	return someProcesses(func(proc string) bool { return usesMount(proc, r.UniqueID) })
 }
 
 func usesMount(proc string, unique uint64) bool {

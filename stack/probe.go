@@ -162,7 +162,7 @@ func (f *found) reference(dir storepath.Dir) store.Reference {
 // readOnly adds the parameter to stores that have it and would else write to
 // their directories when they are opened.
 func readOnly(ref store.Reference) store.Reference {
-	if ref.Scheme != "local" || ref.Param("read-only") != "" {
+	if ref.Scheme != "local" && ref.Scheme != "local-overlay" || ref.Param("read-only") != "" {
 		return ref
 	}
 	params := map[string][]string{"read-only": {"true"}}

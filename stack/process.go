@@ -138,22 +138,31 @@ func (p Process) end(ctx context.Context, sig unix.Signal) error {
 
 // inMountNamespace lists some processes of a mount namespace.
 func inMountNamespace(ns uint64) []string {
-	const most = 5
 	want := fmt.Sprintf("mnt:[%d]", ns)
+	return someProcesses(func(proc string) bool {
+		link, err := os.Readlink(proc + "/ns/mnt")
+		return err == nil && link == want
+	})
+}
+
+// someProcesses lists the first of those that match tells, by their directories
+// in /proc.
+func someProcesses(match func(proc string) bool) (out []string) {
+	const most = 5
 	proc, err := os.Open("/proc")
 	if err != nil {
 		return nil
 	}
 	defer proc.Close()
 	names, _ := proc.Readdirnames(-1)
-	var out []string
 	for _, name := range names {
-		if _, err := strconv.Atoi(name); err != nil || len(out) == most {
+		dir := "/proc/" + name
+		if _, err := strconv.Atoi(name); err != nil || !match(dir) {
 			continue
 		}
-		if link, err := os.Readlink("/proc/" + name + "/ns/mnt"); err == nil && link == want {
-			comm, _ := os.ReadFile("/proc/" + name + "/comm")
-			out = append(out, fmt.Sprintf("process %s (%s)", name, strings.TrimSpace(string(comm))))
+		comm, _ := os.ReadFile(dir + "/comm")
+		if out = append(out, fmt.Sprintf("process %s (%s)", name, strings.TrimSpace(string(comm)))); len(out) == most {
+			break
 		}
 	}
 	return out
