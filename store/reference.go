@@ -51,7 +51,7 @@ func ParseReference(text string) (Reference, error) {
 		r.Scheme = "local"
 	case base == "local-overlay":
 		r.Scheme = "local-overlay"
-	case strings.HasPrefix(base, "/") || strings.HasPrefix(base, "./") || strings.HasPrefix(base, "../") || base == ".":
+	case strings.Contains(base, "/") && !strings.Contains(base, "://") || base == "." || base == "..":
 		// A directory is a chroot store.
 		abs, err := filepath.Abs(base)
 		if err != nil {
