@@ -7,6 +7,7 @@ import (
 	"io"
 	"os"
 	"path/filepath"
+	"slices"
 
 	"github.com/strata-nix/strata/overlayfs"
 )
@@ -135,12 +136,13 @@ func (s *Stack) makeTarget(st step) error {
 		return err
 	}
 	defer dir.Close()
-	names, err := dir.Readdirnames(1)
-	if len(names) == 0 && (err == nil || errors.Is(err, io.EOF)) || s.isKept(st.target) {
-		return nil
-	}
-	if err != nil {
+	names, err := dir.Readdirnames(2)
+	names = slices.DeleteFunc(names, func(n string) bool { return n == ".links" }) // of a store with nothing in it
+	switch {
+	case err != nil && !errors.Is(err, io.EOF):
 		return err
+	case len(names) == 0 || s.isKept(st.target):
+		return nil
 	}
 	return &CoverError{Role: st.role, Target: st.target, Holds: names[0]}
 }

@@ -285,7 +285,7 @@ func TestOneStackPerName(t *testing.T) {
 func TestNothingIsHiddenUnasked(t *testing.T) {
 	inEach(t, func(t *testing.T, w *world) {
 		c := w.config(t, w.lower(t, "base"))
-		if err := os.MkdirAll(w.path("root/nix/store/precious"), 0o755); err != nil {
+		if err := errors.Join(os.MkdirAll(w.path("root/nix/store/.links"), 0o755), os.Mkdir(w.path("root/nix/store/precious"), 0o755)); err != nil {
 			t.Fatal(err)
 		}
 		_, err := Assemble(t.Context(), resolved(t, c), parts())
