@@ -74,8 +74,8 @@ func (c *Client) Add(ctx context.Context, info *store.PathInfo, archive io.Reade
 		if err := k.out.Flush(); err != nil {
 			return k.lastWords(ctx, err)
 		}
-		n := newNarReader(archive)
-		defer n.close()
+		n := nar.NewStream(archive)
+		defer n.Close()
 		return k.hear(ctx, n)
 	})
 }
@@ -109,7 +109,7 @@ type upload struct {
 	in    *decoder
 	below *bufio.Reader // what in reads from, too
 	left  int
-	nar   *narReader
+	nar   *nar.Stream
 }
 
 func newUpload(r io.Reader, dir storepath.Dir) *upload {
@@ -128,7 +128,7 @@ func (u *upload) Len() int { return u.left }
 // Next implements store.ObjectSource.
 func (u *upload) Next() (*store.PathInfo, io.Reader, error) {
 	if u.nar != nil {
-		if err := u.nar.skip(); err != nil {
+		if err := u.nar.Skip(); err != nil {
 			return nil, nil, err
 		}
 		u.close()
@@ -145,13 +145,13 @@ func (u *upload) Next() (*store.PathInfo, io.Reader, error) {
 		return nil, nil, notJustEOF(err)
 	}
 	info.Ultimate = false
-	u.nar = newNarReader(u.below)
+	u.nar = nar.NewStream(u.below)
 	return info, u.nar, nil
 }
 
 func (u *upload) close() {
 	if u.nar != nil {
-		u.nar.close()
+		u.nar.Close()
 		u.nar = nil
 	}
 }

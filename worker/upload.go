@@ -3,9 +3,7 @@ package worker
 import (
 	"bufio"
 	"errors"
-	"fmt"
 	"io"
-	"iter"
 
 	"github.com/strata-nix/strata/nar"
 	"github.com/strata-nix/strata/wire"
@@ -47,10 +45,10 @@ func (s *session) inline(f func(io.Reader) error) error {
 		s.fail(err)
 		f = func(io.Reader) error { return errors.Join(errAnswered, err) }
 	}
-	archive := newNarReader(s.in.Reader)
-	defer archive.close()
+	archive := nar.NewStream(s.in.Reader)
+	defer archive.Close()
 	err := f(archive)
-	if skipErr := archive.skip(); skipErr != nil {
+	if skipErr := archive.Skip(); skipErr != nil {
 		s.in.Fail(skipErr)
 	}
 	return err
@@ -62,8 +60,8 @@ func (s *session) tunnelled(f func(io.Reader) error) error {
 	if err := s.start(); err != nil {
 		return err
 	}
-	archive := newNarReader(bufio.NewReaderSize(&asker{s: s}, narBuffer))
-	defer archive.close()
+	archive := nar.NewStream(bufio.NewReaderSize(&asker{s: s}, narBuffer))
+	defer archive.Close()
 	return f(archive)
 }
 
@@ -86,61 +84,3 @@ func (a *asker) Read(p []byte) (int, error) {
 	}
 	return copy(p, b), nil
 }
-
-// narReader is one NAR in a longer stream: it takes exactly the bytes of the
-// NAR, checks them on the way, and ends with io.EOF. It must be closed.
-type narReader struct {
-	next func() ([]byte, bool)
-	stop func()
-	rest []byte
-	err  error // set when next has nothing more
-}
-
-var errStopped = errors.New("nobody reads the archive any more")
-
-// newNarReader reads from src no more than it is asked for, if src is not itself
-// a buffer.
-func newNarReader(src io.Reader) *narReader {
-	n := new(narReader)
-	n.next, n.stop = iter.Pull(func(yield func([]byte) bool) {
-		if _, n.err = nar.Copy(yielder(yield), src); n.err == nil {
-			n.err = io.EOF
-		}
-	})
-	return n
-}
-
-type yielder func([]byte) bool
-
-func (y yielder) Write(p []byte) (int, error) {
-	if !y(p) {
-		return 0, errStopped
-	}
-	return len(p), nil
-}
-
-func (n *narReader) Read(p []byte) (int, error) {
-	for len(n.rest) == 0 {
-		var more bool
-		if n.rest, more = n.next(); !more {
-			return 0, n.err
-		}
-	}
-	c := copy(p, n.rest)
-	n.rest = n.rest[c:]
-	return c, nil
-}
-
-// skip goes to the end of the NAR.
-func (n *narReader) skip() error {
-	for more := true; more; {
-		_, more = n.next()
-	}
-	n.rest = nil
-	if errors.Is(n.err, io.EOF) {
-		return nil
-	}
-	return fmt.Errorf("skipping an archive: %w", n.err)
-}
-
-func (n *narReader) close() { n.stop() }

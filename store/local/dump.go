@@ -114,19 +114,14 @@ func readHead(d store.Dump) (head []byte, rest io.ReadCloser, err error) {
 	rest = io.NopCloser(d.Contents)
 	if d.NAR {
 		// A NAR says itself where it ends: it is taken apart as it comes, to stop there.
-		r, w := io.Pipe()
-		go func() {
-			_, err := nar.Copy(w, d.Contents)
-			w.CloseWithError(err)
-		}()
-		rest = r
+		rest = nar.NewStream(d.Contents)
 	}
 	var buf bytes.Buffer
 	switch _, err := io.CopyN(&buf, rest, memorySize); {
 	case err == nil:
 		return buf.Bytes(), rest, nil
 	case errors.Is(err, io.EOF):
-		return buf.Bytes(), nil, nil
+		return buf.Bytes(), nil, rest.Close()
 	default:
 		return nil, nil, errors.Join(err, rest.Close())
 	}
