@@ -86,6 +86,7 @@ type TempRootsFile struct {
 	name     string
 	dir      storepath.Dir
 	file     *flock.Lock
+	size     int64 // of what is complete in file
 	gcLock   *flock.Lock
 	have     storepath.Set
 }
@@ -147,6 +148,7 @@ func (t *TempRootsFile) open(ctx context.Context) (err error) {
 		return err
 	}
 	t.file, err = flock.OpenLive(ctx, path, nil)
+	t.size = 0
 	return err
 }
 
@@ -179,12 +181,23 @@ func (t *TempRootsFile) announce(ctx context.Context, paths []storepath.Path, te
 				continue // it has ended, or has not begun to listen
 			}
 		}
-		_, err = t.file.File().Write(text)
+		err = t.write(text)
 		if free {
 			err = errors.Join(err, t.gcLock.Unlock())
 		}
 		return err
 	}
+}
+
+// write appends whole roots or nothing: on a full disk a part would spoil the root
+// that comes after it.
+func (t *TempRootsFile) write(text []byte) error {
+	n, err := t.file.File().WriteAt(text, t.size)
+	if err != nil {
+		return errors.Join(err, t.file.File().Truncate(t.size))
+	}
+	t.size += int64(n)
+	return nil
 }
 
 // Close ends the roots.

@@ -96,13 +96,13 @@ func (l *Lock) File() *os.File { return l.f }
 func (l *Lock) Close() error { return l.f.Close() }
 
 // Marked tells whether somebody deleted the file under the lock, which Nix does
-// by unlinking it and writing a byte into it.
+// by unlinking it and writing a byte into it. On a full disk there is no byte.
 func (l *Lock) Marked() (bool, error) {
-	st, err := l.f.Stat()
-	if err != nil {
-		return false, err
+	var st unix.Stat_t
+	if err := unix.Fstat(int(l.f.Fd()), &st); err != nil {
+		return false, &os.PathError{Op: "fstat", Path: l.f.Name(), Err: err}
 	}
-	return st.Size() != 0, nil
+	return st.Size != 0 || st.Nlink == 0, nil
 }
 
 // Delete unlinks the file and marks it, so that whoever waits for the lock sees
