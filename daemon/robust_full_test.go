@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"strings"
 	"testing"
 
 	"golang.org/x/sys/unix"
@@ -197,7 +198,7 @@ func TestStateOnAFullDisk(t *testing.T) {
 	}
 	var many []storetest.Object
 	for i := range 300 {
-		many = append(many, file(t, fmt.Sprintf("many-%d", i), 10, first.Path()))
+		many = append(many, file(t, fmt.Sprintf("several-%d", i), 10, first.Path()))
 	}
 	free := fill(t, disk)
 	for range 2 {
@@ -220,6 +221,12 @@ func TestStateOnAFullDisk(t *testing.T) {
 		t.Errorf("collecting garbage on a full disk: %v", err)
 	}
 	r.holds(first)
+
+	// What could only be written in part does not spoil what comes after it.
+	free()
+	r.add(c, second)
+	r.rooted(first, second)
+	free = fill(t, disk)
 	r.proc.Kill()
 
 	// Started on the full disk, the daemon may fail, but not without saying why.
@@ -245,10 +252,36 @@ func TestStateOnAFullDisk(t *testing.T) {
 	free()
 	r.start()
 	c = r.client()
-	if err := c.AddMultiple(t.Context(), &storetest.Source{Objects: append([]storetest.Object{first, second}, many...)}, unsigned); err != nil {
+	if err := c.AddMultiple(t.Context(), &storetest.Source{Objects: append([]storetest.Object{first}, many...)}, unsigned); err != nil {
 		t.Error(err)
 	}
 	if n := len(stockVerify(t, root)); n != 302 {
 		t.Errorf("stock Nix sees %d paths", n)
+	}
+}
+
+// rooted fails unless the objects are temporary roots, and everything among the
+// temporary roots is a store path.
+func (r *rig) rooted(objects ...storetest.Object) {
+	r.t.Helper()
+	found := storepath.Set{}
+	dir := filepath.Join(r.state(), "temproots")
+	for _, name := range listing(r.t, dir) {
+		text, err := os.ReadFile(filepath.Join(dir, name))
+		if err != nil {
+			r.t.Fatal(err)
+		}
+		for root := range strings.SplitSeq(strings.TrimSuffix(string(text), "\x00"), "\x00") {
+			p, err := nixDir.Parse(root)
+			if err != nil {
+				r.t.Errorf("temporary root %q: %v", root, err)
+			}
+			found.Add(p)
+		}
+	}
+	for _, o := range objects {
+		if !found.Has(o.Path()) {
+			r.t.Errorf("%s is no temporary root", o.Path())
+		}
 	}
 }
