@@ -26,7 +26,7 @@ func (db *DB) Closure(ctx context.Context, roots []storepath.Path, o ClosureOpti
 			return err
 		}
 		closure = make([]storepath.Path, len(ids))
-		names := make(names, len(roots))
+		names := c.names()
 		for i, id := range ids {
 			if err := interrupted(ctx, i); err != nil {
 				return err

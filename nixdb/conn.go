@@ -13,6 +13,7 @@ type conn struct {
 	*sqlite.Conn
 	h      *handle // what it is a connection to
 	broken bool    // in no state to be used again
+	known  names   // see DB.name
 }
 
 // access is how a database file is opened.
@@ -71,7 +72,7 @@ func dial(file string, a access, o *Options, create bool) (*conn, error) {
 
 // Cache sizes in KiB, for PRAGMA cache_size.
 const (
-	cacheSize     = "-8000"
+	cacheSize     = "-16000"
 	cacheSizeLoad = "-32768"
 )
 

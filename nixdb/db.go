@@ -41,6 +41,7 @@ const (
 type DB struct {
 	dir, file string
 	o         Options
+	batch     int // see loadBatch
 
 	// Who has a place in one of these may have a connection. Without a write-ahead
 	// log readers lock writers out, so then all share the writer's place.
@@ -61,7 +62,7 @@ func Open(ctx context.Context, dbDir string, o Options) (*DB, error) {
 		return nil, fmt.Errorf("opening the database: %w", err)
 	}
 	db := &DB{
-		dir: dir, file: filepath.Join(dir, "db.sqlite"), o: o,
+		dir: dir, file: filepath.Join(dir, "db.sqlite"), o: o, batch: loadBatch,
 		readers: make(lane, maxReaders), writer: make(lane, 1), mu: make(lane, 1),
 	}
 	if o.NoWAL {
@@ -73,6 +74,9 @@ func Open(ctx context.Context, dbDir string, o Options) (*DB, error) {
 		}
 		defer db.mu.leave()
 		_, err := db.current(ctx)
+		if err == nil {
+			db.watchIdle()
+		}
 		return err
 	}); err != nil {
 		return nil, err

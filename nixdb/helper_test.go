@@ -9,6 +9,7 @@ import (
 
 	"github.com/strata-nix/strata/nixdb"
 	"github.com/strata-nix/strata/nixhash"
+	"github.com/strata-nix/strata/registration"
 	"github.com/strata-nix/strata/store"
 	"github.com/strata-nix/strata/storepath"
 )
@@ -65,6 +66,9 @@ func tryOpen(t testing.TB, dbDir string, o nixdb.Options) (*nixdb.DB, error) {
 	o.Dir = dir
 	db, err := nixdb.Open(t.Context(), dbDir, o)
 	if err == nil {
+		if _, bench := t.(*testing.B); !bench {
+			db.SetLoadBatch(100)
+		}
 		t.Cleanup(func() {
 			if err := db.Close(); err != nil {
 				t.Error(err)
@@ -153,7 +157,7 @@ func benchInput(b testing.TB) iter.Seq2[nixdb.Registration, error] {
 			b.Fatal(err)
 		}
 		defer f.Close()
-		for info, err := range nixdb.ReadRegistration(f, dir, nixdb.RegistrationFormat{}) {
+		for info, err := range registration.Read(f, dir) {
 			if !yield(nixdb.Registration{Info: info}, err) {
 				return
 			}

@@ -34,7 +34,7 @@ func (db *DB) AllPaths(ctx context.Context) iter.Seq2[storepath.Path, error] {
 // AllPathInfos is AllPaths with the infos, each as it is when its turn comes.
 func (db *DB) AllPathInfos(ctx context.Context) iter.Seq2[*store.PathInfo, error] {
 	return pages(ctx, db, "listing all path infos", "ValidPaths", func(c *conn, after, upTo int64) (list []*store.PathInfo, last int64, err error) {
-		names := make(names)
+		names := c.names()
 		var ids []int64
 		err = c.query("select "+infoColumns+" from ValidPaths where id > ? and id <= ? order by id limit ?",
 			bindRange(after, upTo),

@@ -3,13 +3,11 @@ package nixdb
 import (
 	"cmp"
 	"context"
-	"fmt"
 	"slices"
 	"strings"
 
 	"zombiezen.com/go/sqlite"
 
-	"github.com/strata-nix/strata/nixhash"
 	"github.com/strata-nix/strata/store"
 	"github.com/strata-nix/strata/storepath"
 )
@@ -69,7 +67,7 @@ func (l *loader) beginStream() error {
 	if !l.reindex {
 		return nil
 	}
-	return l.c.script("drop index IndexReferrer", "drop index IndexReference")
+	return l.c.script("drop index if exists IndexReferrer", "drop index if exists IndexReference")
 }
 
 // add writes registrations. It sorts them, so that the pages of the index of
@@ -122,8 +120,8 @@ func (l *loader) checkCycles() error {
 
 // addPath makes the row of a path, or updates it.
 func (l *loader) addPath(info *store.PathInfo) (int64, error) {
-	if info.NarHash.Algorithm() != nixhash.SHA256 {
-		return 0, fmt.Errorf("cannot register path '%s' without the SHA-256 hash of its NAR", l.db.o.Dir.Print(info.Path))
+	if err := l.db.checkHash(info); err != nil {
+		return 0, err
 	}
 	id, valid, err := l.lookUp(info.Path)
 	if err != nil {

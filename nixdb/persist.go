@@ -2,8 +2,6 @@ package nixdb
 
 import (
 	"reflect"
-	"runtime"
-	"unsafe"
 
 	"modernc.org/libc"
 	lib "modernc.org/sqlite/lib"
@@ -15,11 +13,13 @@ import (
 // at the last close, which only users without write permission will notice.
 func persistLog(c *sqlite.Conn) {
 	withPointer(c, func(tls *libc.TLS, db uintptr) {
-		enable := int32(1)
-		var pin runtime.Pinner
-		pin.Pin(&enable)
-		defer pin.Unpin()
-		lib.Xsqlite3_file_control(tls, db, 0, lib.SQLITE_FCNTL_PERSIST_WAL, uintptr(unsafe.Pointer(&enable)))
+		// The flag is an int in C's memory: bytes 1, 0, 0 and the end of the string.
+		enable, err := libc.CString("\x01\x00\x00")
+		if err != nil {
+			return
+		}
+		defer libc.Xfree(tls, enable)
+		lib.Xsqlite3_file_control(tls, db, 0, lib.SQLITE_FCNTL_PERSIST_WAL, enable)
 	})
 }
 

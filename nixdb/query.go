@@ -70,7 +70,7 @@ func (db *DB) PathInfos(ctx context.Context, paths []storepath.Path) ([]*store.P
 	var infos []*store.PathInfo
 	err := db.read(ctx, "asking for path infos", func(c *conn) error {
 		infos = make([]*store.PathInfo, len(paths))
-		names := make(names)
+		names := c.names()
 		for i, p := range paths {
 			if err := interrupted(ctx, i); err != nil {
 				return err
@@ -102,9 +102,20 @@ func (db *DB) info(c *conn, p storepath.Path, names names) (info *store.PathInfo
 	return info, err
 }
 
-// names remembers which path has which number, within one transaction: the paths
-// of a batch have many references in common.
+// names remembers which path has which number. The table never gives a number
+// twice, so a connection that only reads may remember it from one transaction to
+// the next.
 type names map[int64]storepath.Path
+
+// maxNames is how many a connection remembers, in some 2 MiB.
+const maxNames = 16384
+
+func (c *conn) names() names {
+	if c.known == nil || len(c.known) > maxNames {
+		c.known = make(names)
+	}
+	return c.known
+}
 
 // references gives the references of the path with a number, sorted.
 func (db *DB) references(c *conn, id int64, names names) ([]storepath.Path, error) {
@@ -135,7 +146,9 @@ func (db *DB) name(c *conn, id int64, names names) (p storepath.Path, err error)
 	if err == nil && p.IsZero() {
 		err = &RowError{Table: "Refs", Key: rowKey(id)(), Err: errNoSuchPath}
 	}
-	names[id] = p
+	if err == nil {
+		names[id] = p
+	}
 	return p, err
 }
 

@@ -89,7 +89,7 @@ func useReadOnly(t *testing.T, dbDir string) {
 	if !errors.Is(err, store.ErrReadOnly) {
 		t.Errorf("registering: %v", err)
 	}
-	if _, err = db.Load(t.Context(), synthetic(20000, false)); !errors.Is(err, store.ErrReadOnly) {
+	if _, err = db.Load(t.Context(), synthetic(300, false)); !errors.Is(err, store.ErrReadOnly) {
 		t.Errorf("loading: %v", err)
 	}
 	if err := db.Close(); err != nil {
@@ -125,6 +125,32 @@ func TestReadOnlyDirectoryOfAnotherUser(t *testing.T) {
 	}
 	t.Cleanup(func() { os.Chmod(dbDir, 0o755) })
 	useReadOnly(t, dbDir)
+	if _, err := tryOpen(t, dbDir, nixdb.Options{}); !errors.Is(err, fs.ErrPermission) {
+		t.Errorf("opened for writing: %v", err)
+	}
+}
+
+func TestReadOnlyDirectoryOfAnotherUserWithLog(t *testing.T) {
+	if !testenv.Unprivileged(t) {
+		return
+	}
+	db, dbDir := newDB(t, info("lib"), info("tool", "lib"))
+	allPaths(t, db)
+	copied := filepath.Join(t.TempDir(), "copied")
+	copyDir(t, dbDir, copied)
+	for mode, names := range map[fs.FileMode][]string{0o444: {"db.sqlite", "db.sqlite-wal", "db.sqlite-shm"}, 0o555: {"."}} {
+		for _, name := range names {
+			if err := os.Chmod(filepath.Join(copied, name), mode); err != nil {
+				t.Fatal(err)
+			}
+		}
+	}
+	t.Cleanup(func() { os.Chmod(copied, 0o755) })
+	before := snapshot(t, copied, false)
+	useReadOnly(t, copied)
+	if d := cmp.Diff(before, snapshot(t, copied, false)); d != "" {
+		t.Error(d)
+	}
 }
 
 func TestReadOnlyMedium(t *testing.T) {

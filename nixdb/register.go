@@ -46,11 +46,11 @@ const loadBatch = 8192
 func (db *DB) Load(ctx context.Context, regs iter.Seq2[Registration, error]) (n int, err error) {
 	next, stop := iter.Pull2(regs)
 	defer stop()
-	first, err := nextBatch(next, nil)
+	first, err := db.nextBatch(next, nil)
 	if err != nil {
 		return 0, err
 	}
-	if len(first) < loadBatch {
+	if len(first) < db.batch {
 		return len(first), db.Register(ctx, first)
 	}
 	return db.loadAll(ctx, first, next)
@@ -78,7 +78,7 @@ func (db *DB) loadAll(ctx context.Context, batch []Registration, next func() (Re
 			if err := l.add(ctx, batch); err != nil {
 				return err
 			}
-			if batch, err = nextBatch(next, batch); err != nil {
+			if batch, err = db.nextBatch(next, batch); err != nil {
 				return err
 			}
 		}
@@ -89,11 +89,11 @@ func (db *DB) loadAll(ctx context.Context, batch []Registration, next func() (Re
 	return n, db.named(ctx, op, err)
 }
 
-// nextBatch reads up to loadBatch registrations into the space of old.
-func nextBatch(next func() (Registration, error, bool), old []Registration) ([]Registration, error) {
+// nextBatch reads registrations into the space of old.
+func (db *DB) nextBatch(next func() (Registration, error, bool), old []Registration) ([]Registration, error) {
 	clear(old)
 	batch := slices.Grow(old[:0], 64)
-	for len(batch) < loadBatch {
+	for len(batch) < db.batch {
 		r, err, ok := next()
 		if err != nil {
 			return nil, err

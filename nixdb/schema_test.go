@@ -144,15 +144,15 @@ func TestWithoutWriteAheadLog(t *testing.T) {
 	dbDir := t.TempDir()
 	db := open(t, dbDir, nixdb.Options{NoWAL: true, NoSync: true})
 	register(t, db, info("a"))
-	if _, err := db.Load(t.Context(), synthetic(20000, true)); err != nil {
+	if _, err := db.Load(t.Context(), synthetic(2000, true)); err != nil {
 		t.Fatal(err)
 	}
 	other := open(t, dbDir, nixdb.Options{NoWAL: true})
 	register(t, other, info("b", "a"))
-	if n := len(allPaths(t, db)); n != 20002 {
+	if n := len(allPaths(t, db)); n != 2002 {
 		t.Errorf("%d paths", n)
 	}
-	if n := len(allPaths(t, open(t, dbDir, nixdb.Options{NoWAL: true, ReadOnly: true}))); n != 20002 {
+	if n := len(allPaths(t, open(t, dbDir, nixdb.Options{NoWAL: true, ReadOnly: true}))); n != 2002 {
 		t.Errorf("%d paths, read-only", n)
 	}
 	for _, suffix := range []string{"-wal", "-shm", ".lock"} {

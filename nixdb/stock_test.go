@@ -3,6 +3,7 @@ package nixdb_test
 import (
 	"encoding/json"
 	"fmt"
+	"iter"
 	"os"
 	"path/filepath"
 	"slices"
@@ -16,9 +17,20 @@ import (
 
 	"github.com/strata-nix/strata/internal/testenv"
 	"github.com/strata-nix/strata/nixdb"
+	"github.com/strata-nix/strata/registration"
 	"github.com/strata-nix/strata/store"
 	"github.com/strata-nix/strata/storepath"
 )
+
+func readAll(infos iter.Seq2[*store.PathInfo, error]) (list []*store.PathInfo, err error) {
+	for i, err := range infos {
+		if err != nil {
+			return list, err
+		}
+		list = append(list, i)
+	}
+	return list, nil
+}
 
 // stockDB is where the database of the environment's store lies.
 func stockDB(e *testenv.NixEnv) string { return filepath.Join(e.Dir, "nix/var/nix/db") }
@@ -26,7 +38,7 @@ func stockDB(e *testenv.NixEnv) string { return filepath.Join(e.Dir, "nix/var/ni
 // dump is what stock Nix says about all paths.
 func dump(t *testing.T, e *testenv.NixEnv) []*store.PathInfo {
 	t.Helper()
-	list, err := readAll(nixdb.ReadRegistration(strings.NewReader(e.Run(t, "nix-store", "--dump-db")+"\n"), dir, nixdb.RegistrationFormat{}))
+	list, err := readAll(registration.Read(strings.NewReader(e.Run(t, "nix-store", "--dump-db")+"\n"), dir))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -114,30 +126,6 @@ func TestWeReadWhatStockNixWrites(t *testing.T) {
 			healthy(t, db)
 		}
 	})
-}
-
-func TestStockNixLoadsOurRegistration(t *testing.T) {
-	nix := testenv.Nix(t, "2.34")
-	want := []*store.PathInfo{info("lib", "lib"), info("tool", "lib")}
-	want[1].Deriver = path("tool.drv")
-	for _, i := range want {
-		i.Registered = 0
-	}
-	slices.SortFunc(want, func(a, b *store.PathInfo) int { return storepath.Compare(a.Path, b.Path) })
-	f, err := os.Create(filepath.Join(nix.Dir, "registration"))
-	if err != nil {
-		t.Fatal(err)
-	}
-	if err := nixdb.WriteRegistration(f, dir, each(want), nixdb.RegistrationFormat{}); err != nil {
-		t.Fatal(err)
-	}
-	if err := f.Close(); err != nil {
-		t.Fatal(err)
-	}
-	nix.Run(t, "sh", "-c", "nix-store --load-db < registration")
-	if d := cmp.Diff(want, dump(t, nix), comparable); d != "" {
-		t.Error(d)
-	}
 }
 
 // tables describes the schema as SQLite understood it.

@@ -2,6 +2,7 @@ package nixdb
 
 import (
 	"context"
+	"fmt"
 
 	"zombiezen.com/go/sqlite"
 
@@ -26,7 +27,18 @@ func (db *DB) Update(ctx context.Context, infos []*store.PathInfo) error {
 	})
 }
 
+// checkHash refuses an info whose hash Nix could not read back.
+func (db *DB) checkHash(info *store.PathInfo) error {
+	if info.NarHash.Algorithm() != nixhash.SHA256 {
+		return fmt.Errorf("cannot register path '%s' without the SHA-256 hash of its NAR", db.o.Dir.Print(info.Path))
+	}
+	return nil
+}
+
 func (db *DB) update(c *conn, info *store.PathInfo) error {
+	if err := db.checkHash(info); err != nil {
+		return err
+	}
 	return c.exec("update ValidPaths set hash = ?, narSize = ?, ultimate = ?, sigs = ?, ca = ? where path = ?", func(s *sqlite.Stmt) {
 		s.BindText(1, info.NarHash.Text(nixhash.Base16))
 		bindMutable(s, 2, info)
