@@ -38,11 +38,14 @@ func (db *DB) Register(ctx context.Context, regs []Registration) error {
 // it is about a kilobyte for each.
 const loadBatch = 8192
 
-// Load is Register for any number of paths, in bounded memory but for 4 bytes a
-// reference and some 60 a path. It reads the first part of its input before it
-// shuts other writers out, and the rest while it does; regs must not write to the
-// database. An error of regs ends it, and nothing is registered. It tells how many
-// registrations it read.
+// Load is Register for any number of paths. It reads the first batch of its input
+// before it shuts other writers out, and the rest while it does; regs must not
+// write to the database. An error of regs ends it, and nothing is registered. It
+// tells how many registrations it read.
+//
+// Its memory is bounded when references come before what refers to them. What was
+// referred to and has not come takes some 150 bytes a path, and as long as there is
+// any such path, every reference 8 bytes.
 func (db *DB) Load(ctx context.Context, regs iter.Seq2[Registration, error]) (n int, err error) {
 	next, stop := iter.Pull2(regs)
 	defer stop()
