@@ -248,6 +248,7 @@ func TestParametersOfStores(t *testing.T) {
 		"local?Read_Only=true":               "did you mean 'read-only'?",
 		"local?frobnicate=1":                 "setting 'frobnicate' of store 'local?frobnicate=1' is unknown",
 		"local?root=x":                       "not an absolute path",
+		"local://x":                          "not an absolute path",
 		"local?root=/x&root=/y":              "given 2 times",
 		"local?read-only=ja":                 "neither true nor false",
 		"local?store=x":                      "cannot be a store directory",

@@ -60,7 +60,13 @@ func (c *config) localOptions(p *params) local.Options {
 	o := c.local
 	o.Substituters = c.openSubstituters
 	o.Dir = c.storeDir(p)
-	o.Root = p.path("root", p.ref.Authority)
+	o.Root = p.path("root", "")
+	if at := p.ref.Authority; at != "" && o.Root == "" {
+		if !filepath.IsAbs(at) {
+			p.fail("root", "has value '%s', which is not an absolute path", at)
+		}
+		o.Root = filepath.Clean(at)
+	}
 	if o.Root == "" {
 		o.State, o.Log = c.stateDir, c.logDir
 	}
@@ -129,7 +135,10 @@ func (c *config) socketOf(ref store.Reference) string {
 	if ref.Authority == "" {
 		return c.socket
 	}
-	return filepath.Clean(ref.Authority)
+	if path, err := filepath.Abs(ref.Authority); err == nil {
+		return path
+	}
+	return ref.Authority
 }
 
 func openOverlay(ctx context.Context, c *config, ref store.Reference) (store.Store, error) {
