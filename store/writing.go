@@ -3,6 +3,7 @@ package store
 import (
 	"context"
 	"io"
+	"iter"
 
 	"github.com/strata-nix/strata/storepath"
 )
@@ -100,6 +101,14 @@ type Registrar interface {
 	// Register makes all paths valid in one transaction, or none. References must
 	// be valid or in the same set, and without cycles.
 	Register(ctx context.Context, infos []*PathInfo) error
+}
+
+// Loader takes any number of path infos.
+type Loader interface {
+	// Load is Register for a sequence, in memory that does not grow with it when
+	// references come before their referrers. An error of infos ends it. It tells how
+	// many it read.
+	Load(ctx context.Context, infos iter.Seq2[*PathInfo, error]) (int, error)
 }
 
 // SignatureAdder adds signatures to valid paths.

@@ -81,11 +81,6 @@ directory already; they are not looked at.`,
 	}
 }
 
-// bulkLoader is a store that registers a stream in one transaction.
-type bulkLoader interface {
-	Load(ctx context.Context, infos iter.Seq2[*store.PathInfo, error]) (int, error)
-}
-
 func runLoadDB(ctx context.Context, g *globals) error {
 	return g.with(ctx, func(st store.Store) error {
 		infos := registration.Read(g.input(ctx), st.Dir())
@@ -99,7 +94,7 @@ func runLoadDB(ctx context.Context, g *globals) error {
 }
 
 func load(ctx context.Context, st store.Store, infos iter.Seq2[*store.PathInfo, error]) (int, error) {
-	if l, ok := store.As[bulkLoader](st); ok {
+	if l, ok := store.As[store.Loader](st); ok {
 		return l.Load(ctx, infos)
 	}
 	r, err := store.Need[store.Registrar](st, "registerValidPaths")

@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"io"
+	"iter"
 	"os"
 
 	"golang.org/x/sys/unix"
@@ -28,12 +29,9 @@ func (s *Store) Register(ctx context.Context, infos []*store.PathInfo) error {
 	regs := make([]nixdb.Registration, 0, len(infos))
 	hasher := derivation.NewHasher(s.dir, s.Derivation)
 	for _, info := range infos {
-		r := nixdb.Registration{Info: info}
-		if info.Path.IsDerivation() {
-			var err error
-			if r.Outputs, err = s.checkedOutputs(ctx, hasher, info.Path); err != nil {
-				return err
-			}
+		r, err := s.registration(ctx, hasher, info)
+		if err != nil {
+			return err
 		}
 		regs = append(regs, r)
 	}
@@ -45,6 +43,46 @@ func (s *Store) Register(ctx context.Context, infos []*store.PathInfo) error {
 		regs = append(below, regs...)
 	}
 	return s.db.Register(ctx, regs)
+}
+
+// Load registers a stream, see [store.Loader]. Over a lower store it is collected
+// first, since what it leans on has to be looked for below.
+func (s *Store) Load(ctx context.Context, infos iter.Seq2[*store.PathInfo, error]) (int, error) {
+	if err := s.writable(); err != nil {
+		return 0, err
+	}
+	if s.layer.Lower != nil {
+		var all []*store.PathInfo
+		for info, err := range infos {
+			if err != nil {
+				return len(all), err
+			}
+			all = append(all, info)
+		}
+		return len(all), s.Register(ctx, all)
+	}
+	hasher := derivation.NewHasher(s.dir, s.Derivation)
+	return s.db.Load(ctx, func(yield func(nixdb.Registration, error) bool) {
+		for info, err := range infos {
+			var r nixdb.Registration
+			if err == nil {
+				r, err = s.registration(ctx, hasher, info)
+			}
+			if !yield(r, err) {
+				return
+			}
+		}
+	})
+}
+
+// registration is what a path is registered with; for a derivation that includes
+// its outputs.
+func (s *Store) registration(ctx context.Context, h *derivation.Hasher, info *store.PathInfo) (r nixdb.Registration, err error) {
+	r.Info = info
+	if info.Path.IsDerivation() {
+		r.Outputs, err = s.checkedOutputs(ctx, h, info.Path)
+	}
+	return r, err
 }
 
 // checkedOutputs reads which paths the derivation at p will have for sure, and
