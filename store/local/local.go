@@ -43,6 +43,10 @@ type Layering struct {
 	// Remove deletes entries of the store directory and tells how many bytes left
 	// the disk; removing the tree from Real unless set.
 	Remove func(ctx context.Context, names []string) (freed uint64, err error)
+	// Guard is asked before anything is written or deleted; its error is the
+	// answer. nil: nothing can be wrong. (The mount at Real, which others may take
+	// away, and then what lies under it must not be written to.)
+	Guard func() error
 }
 
 // Store is an open local store.
@@ -174,6 +178,11 @@ func (s *Store) realPath(p storepath.Path) string { return filepath.Join(s.real,
 func (s *Store) writable() error {
 	if s.opts.ReadOnly {
 		return fmt.Errorf("store '%s': %w", s.uri, store.ErrReadOnly)
+	}
+	if s.layer.Guard != nil {
+		if err := s.layer.Guard(); err != nil {
+			return err
+		}
 	}
 	return s.prepare()
 }

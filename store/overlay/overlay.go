@@ -67,6 +67,8 @@ type Store struct {
 	opts         Options
 	lowers       lowers
 	stale        *atomic.Bool // a lower's object does not show yet
+	growth       *growth
+	guard        *overlayfs.Guard // of the mount; nil with NoCheckMount
 	view         bool
 }
 
@@ -99,12 +101,14 @@ func open(ctx context.Context, o Options, ls lowers) (*Store, error) {
 	if o.UpperLayer == "" {
 		return nil, errors.New("a local-overlay store needs the setting 'upper-layer'")
 	}
-	s := &Store{opts: o, lowers: ls, stale: new(atomic.Bool)}
-	l := local.Layering{Lower: ls, Deletable: o.UpperLayer, Remove: s.remove}
+	s := &Store{opts: o, lowers: ls, stale: new(atomic.Bool), growth: &growth{known: ls.stamps()}}
+	l := local.Layering{Lower: showing{ls, s}, Deletable: o.UpperLayer, Remove: s.remove}
 	if !o.NoCheckMount {
-		if err := s.checkMount(o.Upper.RealDir()); err != nil {
+		s.guard = overlayfs.NewGuard(o.Upper.RealDir(), overlayfs.Expected{Lowers: ls.dirs(), Upper: o.UpperLayer, AllowRelative: true})
+		if err := s.guard.Check(); err != nil {
 			return nil, err
 		}
+		l.Guard = s.guard.Check
 	}
 	upper, err := local.OpenLayered(ctx, o.Upper, l)
 	if err != nil {
@@ -115,11 +119,6 @@ func open(ctx context.Context, o Options, ls lowers) (*Store, error) {
 	}
 	s.Store = upper
 	return s, nil
-}
-
-// checkMount compares what is mounted with the layers.
-func (s *Store) checkMount(merged string) error {
-	return overlayfs.Verify(merged, overlayfs.Expected{Lowers: s.lowers.dirs(), Upper: s.opts.UpperLayer, AllowRelative: true})
 }
 
 // Close closes all layers.
@@ -256,9 +255,18 @@ func (s *Store) RegisterRealisations(ctx context.Context, rs []*store.Realisatio
 // NarFromPath reads the object through the merged directory. That a lower's
 // object cannot be read is damage of that lower.
 func (s *Store) NarFromPath(ctx context.Context, p storepath.Path, w io.Writer) error {
-	err := s.Store.NarFromPath(ctx, p, w)
+	sent := &counter{w: w}
+	err := s.Store.NarFromPath(ctx, p, sent)
+	if errors.Is(err, fs.ErrNotExist) && sent.n == 0 && s.show(ctx, []storepath.Path{p}) {
+		err = s.Store.NarFromPath(ctx, p, sent)
+	}
 	if err == nil || !errors.Is(err, unix.ESTALE) && !errors.Is(err, fs.ErrNotExist) && !errors.Is(err, unix.EIO) {
 		return err
+	}
+	if s.guard != nil {
+		if mountErr := s.guard.Check(); mountErr != nil {
+			return fmt.Errorf("reading path '%s': %w", s.Dir().Print(p), mountErr)
+		}
 	}
 	here, dbErr := s.Store.DB().ValidPaths(ctx, []storepath.Path{p})
 	if dbErr != nil {
@@ -298,7 +306,9 @@ func (s *Store) BuildPaths(ctx context.Context, targets []derivation.DerivedPath
 			have = append(have, o.OutPath)
 		}
 	}
-	return results, s.Store.Adopt(ctx, storepath.SortUnique(have))
+	have = storepath.SortUnique(have)
+	s.show(ctx, have)
+	return results, s.Store.Adopt(ctx, have)
 }
 
 // EnsurePath answers from all layers, like BuildPaths.
@@ -306,6 +316,7 @@ func (s *Store) EnsurePath(ctx context.Context, p storepath.Path) error {
 	if err := builder.EnsurePath(ctx, s, p); err != nil {
 		return err
 	}
+	s.show(ctx, []storepath.Path{p})
 	return s.Store.Adopt(ctx, []storepath.Path{p})
 }
 
@@ -320,4 +331,16 @@ func (s *Store) inUpper(name string) bool {
 // lowerName says which layer something is about.
 func lowerName(i int, uri string) string {
 	return fmt.Sprintf("lower %d (%s)", i+1, strings.TrimSuffix(uri, "://"))
+}
+
+// counter counts what passes.
+type counter struct {
+	w io.Writer
+	n int
+}
+
+func (c *counter) Write(p []byte) (int, error) {
+	n, err := c.w.Write(p)
+	c.n += n
+	return n, err
 }
