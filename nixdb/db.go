@@ -30,8 +30,10 @@ type Options struct {
 // Limits.
 const (
 	maxReaders = 8
-	// idleAfter is how long connections are kept for the next request.
-	idleAfter = 5 * time.Second
+	// How long connections are kept for the next request. To open one for reading
+	// only costs little, and keeps others from unmounting what it is on.
+	idleAfter        = 5 * time.Second
+	idleAfterReading = 200 * time.Millisecond
 	// maxChanges is how often a read-only request is made again because the file
 	// was changed meanwhile.
 	maxChanges = 20
@@ -288,8 +290,11 @@ func (db *DB) watchIdle() {
 	if db.timer != nil {
 		return
 	}
-	seen := db.uses
-	db.timer = time.AfterFunc(idleAfter, func() {
+	seen, idle := db.uses, idleAfter
+	if db.o.ReadOnly {
+		idle = idleAfterReading
+	}
+	db.timer = time.AfterFunc(idle, func() {
 		db.mu.enterAnyway()
 		db.timer = nil
 		quiet := seen == db.uses
