@@ -29,11 +29,7 @@ func tmpfs(t *testing.T, dir, options string, flags uintptr) {
 		t.Fatalf("mount tmpfs with %s at %s: %v", options, dir, err)
 	}
 	if flags == 0 {
-		t.Cleanup(func() {
-			if err := unix.Unmount(dir, unix.MNT_DETACH); err != nil {
-				t.Errorf("unmount %s: %v", dir, err)
-			}
-		})
+		t.Cleanup(func() { _ = unix.Unmount(dir, unix.MNT_DETACH) }) // some tests have done so
 	}
 }
 
