@@ -62,19 +62,33 @@ type house struct {
 	socket string // of the daemon, when there is one
 }
 
-// house makes one with strata and a release of stock Nix, which believe the key
-// corpus-1 alone.
+// house makes one with an empty store.
 func (w *town) house(t *testing.T, name, version string) *house {
 	t.Helper()
-	h := &house{dir: filepath.Join(w.dir, name)}
-	if err := os.MkdirAll(h.dir+"/nix", 0o755); err != nil {
+	h := w.emptyHouse(t, name, version)
+	h.nix.Run(t, "nix-store", "--init")
+	return h
+}
+
+// emptyHouse makes one without a store.
+func (w *town) emptyHouse(t *testing.T, name, version string) *house {
+	t.Helper()
+	dir := filepath.Join(w.dir, name)
+	if err := os.MkdirAll(dir+"/nix", 0o755); err != nil {
 		t.Fatal(err)
 	}
+	return w.enter(t, dir, version)
+}
+
+// enter goes into a house with strata and a release of stock Nix, which believe
+// the key corpus-1 alone.
+func (w *town) enter(t *testing.T, dir, version string) *house {
+	t.Helper()
+	h := &house{dir: dir}
 	h.nix = testenv.Nix(t, version).WithBind(w.dir, w.dir).WithBind(h.dir+"/nix", "/nix").
 		WithBind(testenv.Strata(t), "/opt/strata/strata").With("PATH", "/opt/strata:/usr/bin:/bin")
 	_, public := testKey("corpus-1")
 	h.nix.Configure(t, "require-sigs = true", "trusted-public-keys = "+public, "fsync-metadata = false")
-	h.nix.Run(t, "nix-store", "--init")
 	return h
 }
 

@@ -1,0 +1,404 @@
+package daemon_test
+
+import (
+	"context"
+	"fmt"
+	"io/fs"
+	"net/url"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"slices"
+	"strings"
+	"syscall"
+	"testing"
+
+	"github.com/strata-nix/strata/internal/testenv"
+	"github.com/strata-nix/strata/overlayfs"
+)
+
+// The tests of this file serve layered stores, over real mounts and lowers of
+// every kind, to stock clients.
+
+// parts are stores of which layers are made.
+type parts struct {
+	w      *town
+	source *house   // everything, behind a stock daemon
+	base   *house   // most of it
+	thirds []*house // the same as base together; they overlap
+	// additions are the paths of source that base lacks.
+	additions []string
+	// names of store paths of source, by what follows the hash.
+	names map[string]string
+	// answers of source, by release of the client.
+	answers map[string]string
+}
+
+func newParts(t *testing.T) *parts {
+	t.Helper()
+	w := newTown(t)
+	p := &parts{w: w, source: w.source(t).stock(t), base: w.house(t, "base", "2.34"), names: map[string]string{}, answers: map[string]string{}}
+	p.additions = strings.Fields(p.source.sh(t, `nix-store -q --referrers-closure $(nix path-info --all |
+		grep -- '-libssl3-\|-libreadline8-\|-tree$\|-script$\|-a$\|[.]drv$') | sort -u`))
+	all := strings.Fields(p.source.nix.Run(t, "nix", "path-info", "--all"))
+	for _, path := range all {
+		_, name, _ := strings.Cut(path, "-")
+		p.names[name] = path // of the content-addressed copies of some, any
+	}
+	below := slices.DeleteFunc(slices.Clone(all), func(s string) bool { return slices.Contains(p.additions, s) })
+	for i := range 3 {
+		third := w.house(t, fmt.Sprint("third", i), "2.34")
+		p.thirds = append(p.thirds, third)
+		p.copy(t, p.source, third, below[i*len(below)/3:(i+1)*len(below)/3])
+	}
+	p.copy(t, p.source, p.base, below)
+	return p
+}
+
+// copy copies closures between stores by stock Nix.
+func (p *parts) copy(t *testing.T, from, to *house, paths []string) {
+	t.Helper()
+	args := []string{"copy", "--quiet", "--from", from.dir, "--to", to.dir}
+	p.source.nix.Run(t, "nix", append(args, paths...)...)
+}
+
+// lower is a lower store as its user names it.
+type lower struct{ uri, dir string }
+
+func localLower(h *house, settings string) lower {
+	return lower{"local?root=" + h.dir + settings, h.store()}
+}
+
+// lowerKinds are the lowers to try. All have the same paths.
+var lowerKinds = []struct {
+	name string
+	make func(t *testing.T, p *parts) []lower
+}{
+	{"local", func(_ *testing.T, p *parts) []lower { return []lower{localLower(p.base, "")} }},
+	{"read-only", func(_ *testing.T, p *parts) []lower { return []lower{localLower(p.base, "&read-only=true")} }},
+	{"image", imageLower},
+	{"stock daemon", func(t *testing.T, p *parts) []lower {
+		return []lower{{p.base.stock(t).uri(), p.base.store()}}
+	}},
+	{"strata daemon", func(t *testing.T, p *parts) []lower {
+		return []lower{{p.base.strata(t).uri(), p.base.store()}}
+	}},
+	{"overlay", overlayLower},
+	{"three", func(_ *testing.T, p *parts) (ls []lower) {
+		for _, h := range p.thirds {
+			ls = append(ls, localLower(h, "&read-only=true"))
+		}
+		return ls
+	}},
+}
+
+// imageLower is base as an EROFS image, with its database inside.
+func imageLower(t *testing.T, p *parts) []lower {
+	mkfs := testenv.EROFSMount(t)
+	file, root := p.w.dir+"/base.erofs", p.w.dir+"/image"
+	if out, err := exec.Command(mkfs, "--quiet", file, p.base.dir).CombinedOutput(); err != nil {
+		t.Fatalf("mkfs.erofs: %v\n%s", err, out)
+	}
+	show(t, file, root)
+	return []lower{{"local?root=" + root + "&read-only=true", root + "/nix/store"}}
+}
+
+// overlayLower is itself layered: one third below, the others in its upper.
+func overlayLower(t *testing.T, p *parts) []lower {
+	inner := p.layered(t, "inner", []lower{localLower(p.thirds[0], "&read-only=true")})
+	for _, h := range p.thirds[1:] {
+		inner.sh(t, `strata copy --quiet --all --from $1 --to "$2"`, h.dir, inner.uri)
+	}
+	return []lower{{inner.uri, inner.store()}}
+}
+
+// layered is a layered store, mounted.
+type layered struct {
+	*house
+	uri string
+}
+
+// layered makes one. Its merged directory is the store directory of the house.
+func (p *parts) layered(t *testing.T, name string, lowers []lower) *layered {
+	t.Helper()
+	h := p.w.emptyHouse(t, name, "2.34")
+	l := &layered{house: h}
+	o := overlayfs.Options{Upper: l.upper(), Work: h.dir + "/work", Target: h.store()}
+	l.uri = "local-overlay://?root=" + h.dir + "&upper-layer=" + l.upper()
+	for _, low := range lowers {
+		o.Lowers = append(o.Lowers, low.dir)
+		l.uri += "&lower-store=" + url.QueryEscape(low.uri)
+	}
+	for _, dir := range []string{o.Upper, o.Work, o.Target} {
+		if err := os.MkdirAll(dir, 0o755); err != nil {
+			t.Fatal(err)
+		}
+	}
+	for _, path := range p.inBoth() {
+		if out, err := exec.Command("cp", "-a", p.base.dir+path, o.Upper).CombinedOutput(); err != nil {
+			t.Fatalf("%v\n%s", err, out)
+		}
+	}
+	m, err := overlayfs.Mount(t.Context(), o)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		if err := m.Unmount(context.WithoutCancel(t.Context()), overlayfs.UnmountOptions{}); err != nil {
+			t.Errorf("something holds on to the merged directory: %v", err)
+		}
+	})
+	return l
+}
+
+func (l *layered) upper() string { return l.dir + "/upper" }
+
+// objects lists what is in the upper layer.
+func (l *layered) objects(t *testing.T) (names []string) {
+	t.Helper()
+	entries, err := os.ReadDir(l.upper())
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, e := range entries {
+		if e.Name() != ".links" {
+			names = append(names, "/nix/store/"+e.Name())
+		}
+	}
+	return names
+}
+
+// serve starts our daemon on it.
+func (l *layered) serve(t *testing.T, args ...string) {
+	t.Helper()
+	l.socket = l.dir + "/socket"
+	args = append([]string{"daemon", "--store", l.uri, "--socket", l.socket}, args...)
+	testenv.Start(t, l.nix.Command(context.Background(), "strata", args...)).WaitSocket(l.socket)
+}
+
+// client is a stock client of the daemon, in the same house.
+func (l *layered) client(t *testing.T, p *parts, version string) *house {
+	t.Helper()
+	h := p.w.enter(t, l.dir, version)
+	h.nix = h.nix.WithRemote(l.socket)
+	return h
+}
+
+// TestLayersOfEveryKind puts additions over lowers of every kind and asks stock
+// clients about the whole.
+func TestLayersOfEveryKind(t *testing.T) {
+	testenv.Long(t)
+	if !testenv.Isolate(t, testenv.Namespace{}) {
+		return
+	}
+	p := newParts(t)
+	for _, kind := range lowerKinds {
+		t.Run(kind.name, func(t *testing.T) {
+			l := p.layered(t, strings.ReplaceAll("over "+kind.name, " ", "-"), kind.make(t, p))
+			l.serve(t)
+			p.readBelow(t, l)
+			p.add(t, l)
+			for _, version := range testenv.NixVersions() {
+				p.ask(t, l.client(t, p, version))
+			}
+			p.openByStock(t, l)
+			p.duplicates(t, l)
+			p.collect(t, l)
+		})
+	}
+}
+
+// Store paths of which the tests make use, by name.
+const (
+	bash   = "bash-5.2.37-2+b10" // below, with all that it refers to
+	libc   = "libc6-2.36-9+deb12u14"
+	sqlite = "sqlite3-3.40.1-2+deb12u2" // above; refers to libc and others below
+)
+
+// inBoth are below and, not known to the database at first, in the upper layer.
+var inBoth = []string{"tzdata-2026b-0+deb12u1", "ncurses-base-6.4-4"}
+
+// readBelow asks about what only a lower has, which writes nothing.
+func (p *parts) readBelow(t *testing.T, l *layered) {
+	t.Helper()
+	c := l.client(t, p, "2.34")
+	got := c.sh(t, `nix path-info -r $1; nix-store --check-validity $1; cat $1/usr/bin/bash | cksum`, p.names[bash])
+	if want := p.source.sh(t, `nix path-info -r $1; cat $1/usr/bin/bash | cksum`, p.names[bash]); got != want {
+		t.Errorf("below:\n%s\nwant\n%s", got, want)
+	}
+	if got := l.rows(t); len(got) > 0 {
+		t.Errorf("asking wrote to the upper's database: %q", got)
+	}
+	if got := l.objects(t); len(got) != len(inBoth) {
+		t.Errorf("asking wrote to the upper layer: %q", got)
+	}
+}
+
+// rows lists the upper's database as stock Nix reads it.
+func (l *layered) rows(t *testing.T) []string {
+	t.Helper()
+	return strings.Fields(l.nix.Run(t, "nix", "path-info", "--all", "--store", "local"))
+}
+
+// add copies everything that source has into the layered store.
+func (p *parts) add(t *testing.T, l *layered) {
+	t.Helper()
+	third := len(p.additions) / 3
+	for i, version := range testenv.NixVersions() {
+		paths := p.additions[i*third:]
+		if version == "2.8" { // to which a derivation means its outputs
+			paths = slices.DeleteFunc(slices.Clone(paths[:third]), func(s string) bool { return strings.HasSuffix(s, ".drv") })
+		}
+		c := l.client(t, p, version)
+		c.nix.Run(t, "nix", append([]string{"copy", "--quiet", "--from", p.source.uri()}, paths...)...)
+	}
+	c := l.client(t, p, "2.34")
+	c.nix.Run(t, "nix", append([]string{"copy", "--quiet", "--from", p.source.uri()}, p.additions...)...)
+	want := slices.Sorted(slices.Values(append(p.inBoth(), p.additions...)))
+	if got := l.objects(t); !slices.Equal(got, want) {
+		t.Errorf("the upper layer has\n%q, want\n%q", got, want)
+	}
+	closure := strings.Fields(p.source.sh(t, `nix path-info -r "$@" | sort -u`, p.additions...))
+	got := l.rows(t)
+	slices.Sort(got)
+	if !slices.Equal(got, closure) {
+		t.Errorf("rows of the upper:\n%q, want\n%q", got, closure)
+	}
+}
+
+// ask compares answers about the layers with those about a plain store of the
+// same paths.
+func (p *parts) ask(t *testing.T, c *house) {
+	t.Helper()
+	const questions = `
+		nix-store -qR $top; nix-store -q --references $top $libc; nix-store -q --tree $top
+		nix-store -q --referrers $libc | sort; nix-store -q --referrers-closure $libc | sort
+		nix-store -q --hash $top $libc; nix-store -q --size $top $libc; nix-store -q --deriver $top $libc
+		nix path-info -rsSh $top | sort; nix path-info -r --sigs $top | sort
+		nix path-info -r --json $top | sed 's/"registrationTime":[0-9]*//g'
+		nix-store --verify-path $top $libc; nix-store --dump $libc | cksum; nix-store --export $(nix-store -qR $top) | cksum
+		nix store ls -lR $libc; nix store cat $libc/usr/share/doc/libc6/copyright | cksum; nix why-depends $top $libc
+		h=${libc#/nix/store/}; nix store path-from-hash-part ${h%%-*} 2>/dev/null || true # not in 2.8
+		h=${top#/nix/store/}; nix store path-from-hash-part ${h%%-*} 2>/dev/null || true
+		find $top $libc /nix/store/*-tree -printf '%p %y %m %u %g %T@ %l\n' | sort | cksum`
+	script := "top=" + p.names[sqlite] + " libc=" + p.names[libc] + "\n" + questions
+	version := c.nix.Version
+	if p.answers[version] == "" {
+		plain := p.w.enter(t, p.source.dir, version)
+		plain.nix = plain.nix.WithRemote(p.source.socket)
+		p.answers[version] = plain.sh(t, script)
+	}
+	if got := c.sh(t, script); got != p.answers[version] {
+		t.Errorf("with Nix %s the layers say\n%s\na plain store\n%s", version, got, p.answers[version])
+	}
+}
+
+// openByStock opens what strata wrote with stock Nix: as the same layered store,
+// with its check of our mount, and as a plain one.
+func (p *parts) openByStock(t *testing.T, l *layered) {
+	t.Helper()
+	l.nix.Run(t, "nix-store", "--verify", "--check-contents", "--store", "local")
+	if strings.Count(l.uri, "lower-store=") > 1 {
+		return // it knows one lower only
+	}
+	const features = "nix-command local-overlay-store read-only-local-store"
+	got := l.sh(t, `nix --extra-experimental-features "$1" path-info -r --store "$2" $3 $4 | sort`, features, l.uri, p.names[sqlite], p.names[bash])
+	if want := p.source.sh(t, `nix path-info -r $1 $2 | sort`, p.names[sqlite], p.names[bash]); got != want {
+		t.Errorf("stock Nix reads\n%s\nwant\n%s", got, want)
+	}
+}
+
+func (p *parts) inBoth() (paths []string) {
+	for _, name := range inBoth {
+		paths = append(paths, p.names[name])
+	}
+	return paths
+}
+
+// duplicates takes objects out of the upper layer that a lower has too.
+func (p *parts) duplicates(t *testing.T, l *layered) {
+	t.Helper()
+	l.sh(t, `base=$1; shift; nix-store --dump-db --store $base "$@" | nix-store --load-db`, append([]string{p.base.dir}, p.inBoth()...)...)
+	c := l.client(t, p, "2.34")
+	for i, command := range []string{"nix-store --delete $1 2>&1 | tail -n 1", "nix-store --optimise"} {
+		path := p.names[inBoth[i]]
+		upper := filepath.Join(l.upper(), filepath.Base(path))
+		freed := blocks(t, upper)
+		says := c.sh(t, command, path)
+		if _, err := os.Lstat(upper); err == nil {
+			t.Errorf("%s left %s", command, upper)
+		}
+		if i == 0 {
+			deleted(t, says, 1, freed)
+		}
+		same(t, "what shows after "+command, treeOf(t, l.dir+path), treeOf(t, p.base.dir+path))
+		c.nix.Run(t, "nix-store", "--verify-path", path)
+	}
+}
+
+// collect collects garbage, with a root and without.
+func (p *parts) collect(t *testing.T, l *layered) {
+	t.Helper()
+	c := l.client(t, p, "2.34")
+	needs := strings.Fields(c.sh(t, `nix-store --realise $1 --add-root root >/dev/null; nix-store -qR $1`, p.names[sqlite]))
+	for _, root := range []bool{true, false} {
+		if !root {
+			c.sh(t, "rm root")
+			needs = nil
+		}
+		var keep []string
+		dead, size := 0, int64(0)
+		for _, path := range l.objects(t) {
+			if slices.Contains(needs, path) {
+				keep = append(keep, path)
+				continue
+			}
+			dead++
+			size += blocks(t, filepath.Join(l.upper(), filepath.Base(path)))
+		}
+		if dead == 0 || root && len(keep) == 0 {
+			t.Errorf("nothing to test: %d dead, to keep %q", dead, keep)
+		}
+		deleted(t, c.sh(t, "nix-store --gc 2>&1 | tail -n 1"), dead, size)
+		if got := l.objects(t); !slices.Equal(got, keep) {
+			t.Errorf("after a collection the upper layer has %q, want %q", got, keep)
+		}
+		rows := l.rows(t)
+		slices.Sort(rows)
+		if want := slices.Sorted(slices.Values(needs)); !slices.Equal(rows, want) {
+			t.Errorf("after a collection there are rows of %q, want %q", rows, want)
+		}
+	}
+	same(t, "what a collection left below", treeOf(t, l.store()), treeOf(t, p.base.store()))
+	c.sh(t, `nix-store --verify-path $(nix-store -qR $1)`, p.names[bash])
+}
+
+// blocks is what a tree has on disk, in bytes.
+func blocks(t *testing.T, dir string) (n int64) {
+	t.Helper()
+	err := filepath.WalkDir(dir, func(path string, _ fs.DirEntry, err error) error {
+		var st syscall.Stat_t
+		if err == nil {
+			err = syscall.Lstat(path, &st)
+		}
+		n += st.Blocks * 512
+		return err
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return n
+}
+
+// deleted checks the closing line of a collection.
+func deleted(t *testing.T, says string, paths int, size int64) {
+	t.Helper()
+	unit, factor := "KiB", 1<<10
+	if size >= 1<<20 {
+		unit, factor = "MiB", 1<<20
+	}
+	want := fmt.Sprintf("%d store paths deleted, %.1f %s freed", paths, float64(size)/float64(factor), unit)
+	if says != want {
+		t.Errorf("%q, want %q", says, want)
+	}
+}
