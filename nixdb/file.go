@@ -39,27 +39,33 @@ func look(file string) (fileState, error) {
 
 func nano(t unix.StatxTimestamp) int64 { return t.Sec*1e9 + int64(t.Nsec) }
 
-// lookClosely is look with what there is of the logs.
-func lookClosely(file string) (fileState, error) {
+// lookForWriting is look with the identity of the write-ahead log.
+func lookForWriting(file string) (fileState, error) {
 	s, err := look(file)
-	if err != nil || s.missing() {
-		return s, err
+	if err == nil && !s.missing() {
+		s.log, s.logIno, err = lookBeside(file + "-wal")
 	}
-	var unused uint64
-	for _, log := range []struct {
-		suffix string
-		size   *int64
-		ino    *uint64
-	}{{"-wal", &s.log, &s.logIno}, {"-journal", &s.journal, &unused}} {
-		var st unix.Statx_t
-		switch err := statx(file+log.suffix, &st); {
-		case err == nil:
-			*log.size, *log.ino = int64(st.Size), st.Ino
-		case !errors.Is(err, unix.ENOENT):
-			return s, err
+	return s, err
+}
+
+// lookClosely is look with all that there may be beside the database.
+func lookClosely(file string) (fileState, error) {
+	s, err := lookForWriting(file)
+	if err == nil && !s.missing() {
+		s.journal, _, err = lookBeside(file + "-journal")
+	}
+	return s, err
+}
+
+func lookBeside(file string) (size int64, ino uint64, err error) {
+	var st unix.Statx_t
+	if err := statx(file, &st); err != nil {
+		if errors.Is(err, unix.ENOENT) {
+			err = nil
 		}
+		return 0, 0, err
 	}
-	return s, nil
+	return int64(st.Size), st.Ino, nil
 }
 
 func statx(file string, st *unix.Statx_t) error {

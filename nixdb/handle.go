@@ -28,12 +28,14 @@ func (h *handle) fresh(file string) bool {
 
 // same is fresh but for a change that the clock was too coarse to show.
 func (h *handle) same(file string) bool {
+	if h.access == readWrite {
+		s, err := lookForWriting(file)
+		return err == nil && s.sameFile(h.state) && s.logIno == h.state.logIno // see overwritten
+	}
 	s, err := lookClosely(file)
 	switch {
 	case err != nil:
 		return false
-	case h.access == readWrite:
-		return s.sameFile(h.state) && s.logIno == h.state.logIno // see overwritten
 	case h.access == immutable:
 		s.logIno = h.state.logIno // one that is empty may come and go
 		return s == h.state

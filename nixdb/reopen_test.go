@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"strings"
 	"testing"
@@ -77,6 +78,35 @@ func TestAnotherDatabaseIsPutInPlace(t *testing.T) {
 	register(t, db, info("new"))
 	if n := len(allPaths(t, open(t, dbDir+".old", nixdb.Options{}))); n != 1 {
 		t.Errorf("%d paths in the old one", n)
+	}
+	healthy(t, db)
+}
+
+// Restoring a backup with cp keeps the inode of the database.
+func TestBackupIsCopiedOverTheDatabase(t *testing.T) {
+	backup := closedDB(t)
+	db, dbDir := newDB(t, info("lost"))
+	if n := len(allPaths(t, db)); n != 1 { // a reader is open as well
+		t.Fatal(n)
+	}
+	file := filepath.Join(dbDir, "db.sqlite")
+	for _, suffix := range []string{"-wal", "-shm"} {
+		if err := os.Remove(file + suffix); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if out, err := exec.Command("cp", filepath.Join(backup, "db.sqlite"), file).CombinedOutput(); err != nil {
+		t.Fatalf("cp: %v: %s", err, out)
+	}
+	register(t, db, info("new", "lib"))
+	if n := len(allPaths(t, db)); n != 3 {
+		t.Errorf("%d paths", n)
+	}
+	if err := db.Release(); err != nil {
+		t.Fatal(err)
+	}
+	if n := len(allPaths(t, open(t, dbDir, nixdb.Options{ReadOnly: true}))); n != 3 {
+		t.Errorf("%d paths in the file", n)
 	}
 	healthy(t, db)
 }
