@@ -195,6 +195,7 @@ func TestLayersOfEveryKind(t *testing.T) {
 	for _, kind := range lowerKinds {
 		t.Run(kind.name, func(t *testing.T) {
 			l := p.layered(t, strings.ReplaceAll("over "+kind.name, " ", "-"), kind.make(t, p))
+			p.wrongMounts(t, l)
 			l.serve(t)
 			p.readBelow(t, l)
 			p.add(t, l)
@@ -217,6 +218,31 @@ const (
 
 // inBoth are below and, not known to the database at first, in the upper layer.
 var inBoth = []string{"tzdata-2026b-0+deb12u1", "ncurses-base-6.4-4"}
+
+// wrongMounts tries to serve what is not mounted like that: the daemon says what it
+// expected and what it found, and does not start.
+func (p *parts) wrongMounts(t *testing.T, l *layered) {
+	t.Helper()
+	other := p.w.dir + "/nothing/nix/store"
+	if err := os.MkdirAll(other, 0o755); err != nil {
+		t.Fatal(err)
+	}
+	first, _, _ := strings.Cut(strings.SplitAfter(l.uri, "lower-store=")[1], "&")
+	for what, uri := range map[string]string{
+		"the lower directories differ":        strings.Replace(l.uri, first, url.QueryEscape("local?real="+other+"&root="+p.base.dir), 1),
+		"the upper directory differs":         strings.Replace(l.uri, "upper-layer="+l.upper(), "upper-layer="+other, 1),
+		"nothing is mounted there":            strings.Replace(l.uri, "root="+l.dir, "root="+p.w.dir+"/nothing", 1),
+		"\"" + other + "\" is missing or not": l.uri + "&lower-store=" + url.QueryEscape("local?real="+other+"&root="+p.base.dir),
+	} {
+		says := l.nix.RunFails(t, "strata", "daemon", "--store", uri, "--socket", l.dir+"/socket")
+		if !strings.Contains(says, "mounted incorrectly") || !strings.Contains(says, what) {
+			t.Errorf("not told that %s: %s", what, says)
+		}
+	}
+	if got := l.objects(t); len(got) != len(inBoth) {
+		t.Errorf("a daemon that did not start wrote to the upper layer: %q", got)
+	}
+}
 
 // readBelow asks about what only a lower has, which writes nothing.
 func (p *parts) readBelow(t *testing.T, l *layered) {
