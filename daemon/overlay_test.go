@@ -69,14 +69,16 @@ func localLower(h *house, settings string) lower {
 	return lower{"local?root=" + h.dir + settings, h.store()}
 }
 
-// lowerKinds are the lowers to try. All have the same paths.
-var lowerKinds = []struct {
+// lowerKind is a way to have the paths of base below.
+type lowerKind struct {
 	name string
 	make func(t *testing.T, p *parts) []lower
-}{
+}
+
+// lowerKinds are those that every user can have.
+var lowerKinds = []lowerKind{
 	{"local", func(_ *testing.T, p *parts) []lower { return []lower{localLower(p.base, "")} }},
 	{"read-only", func(_ *testing.T, p *parts) []lower { return []lower{localLower(p.base, "&read-only=true")} }},
-	{"image", imageLower},
 	{"stock daemon", func(t *testing.T, p *parts) []lower {
 		return []lower{{p.base.stock(t).uri(), p.base.store()}}
 	}},
@@ -184,15 +186,26 @@ func (l *layered) client(t *testing.T, p *parts, version string) *house {
 	return h
 }
 
-// TestLayersOfEveryKind puts additions over lowers of every kind and asks stock
-// clients about the whole.
 func TestLayersOfEveryKind(t *testing.T) {
 	testenv.Long(t)
-	if !testenv.Isolate(t, testenv.Namespace{}) {
-		return
+	if testenv.Isolate(t, testenv.Namespace{}) {
+		testLayers(t, lowerKinds...)
 	}
+}
+
+func TestLayersOverImage(t *testing.T) {
+	testenv.Long(t)
+	testenv.EROFSMount(t)
+	if testenv.Isolate(t, testenv.Namespace{}) {
+		testLayers(t, lowerKind{"image", imageLower})
+	}
+}
+
+// testLayers puts additions over lowers and asks stock clients about the whole.
+func testLayers(t *testing.T, kinds ...lowerKind) {
+	t.Helper()
 	p := newParts(t)
-	for _, kind := range lowerKinds {
+	for _, kind := range kinds {
 		t.Run(kind.name, func(t *testing.T) {
 			l := p.layered(t, strings.ReplaceAll("over "+kind.name, " ", "-"), kind.make(t, p))
 			p.wrongMounts(t, l)
@@ -306,7 +319,7 @@ func (p *parts) ask(t *testing.T, c *house) {
 		nix store ls -lR $libc; nix store cat $libc/usr/share/doc/libc6/copyright | cksum; nix why-depends $top $libc
 		h=${libc#/nix/store/}; nix store path-from-hash-part ${h%%-*} 2>/dev/null || true # not in 2.8
 		h=${top#/nix/store/}; nix store path-from-hash-part ${h%%-*} 2>/dev/null || true
-		find $top $libc /nix/store/*-tree -printf '%p %y %m %u %g %T@ %l\n' | sort | cksum`
+		find $top $libc /nix/store/*-tree -printf '%p %y %m %T@ %l\n' | sort | cksum`
 	script := "top=" + p.names[sqlite] + " libc=" + p.names[libc] + "\n" + questions
 	version := c.nix.Version
 	if p.answers[version] == "" {
@@ -315,7 +328,7 @@ func (p *parts) ask(t *testing.T, c *house) {
 		p.answers[version] = plain.sh(t, script)
 	}
 	if got := c.sh(t, script); got != p.answers[version] {
-		t.Errorf("with Nix %s the layers say\n%s\na plain store\n%s", version, got, p.answers[version])
+		t.Errorf("with Nix %s unlike a plain store the layers %s", version, firstDifference(got, p.answers[version]))
 	}
 }
 
@@ -332,6 +345,17 @@ func (p *parts) openByStock(t *testing.T, l *layered) {
 	if want := p.source.sh(t, `nix path-info -r $1 $2 | sort`, p.names[sqlite], p.names[bash]); got != want {
 		t.Errorf("stock Nix reads\n%s\nwant\n%s", got, want)
 	}
+}
+
+// firstDifference tells where two texts part.
+func firstDifference(got, want string) string {
+	g, w := strings.Split(got, "\n"), strings.Split(want, "\n")
+	for i := range min(len(g), len(w)) {
+		if g[i] != w[i] {
+			return fmt.Sprintf("say %q instead of %q", g[i], w[i])
+		}
+	}
+	return fmt.Sprintf("say %d lines instead of %d", len(g), len(w))
 }
 
 func (p *parts) inBoth() (paths []string) {
