@@ -9,6 +9,7 @@
 #   make fuzz        each fuzz target for FUZZTIME (default 5s)
 #   make layout      only the rules of the source tree
 #   make test-trees  what make test gets from outside: stock Nix, the small corpus
+#   make install     what a package would hold, below DESTDIR and PREFIX (default /usr)
 #   make clean
 
 GO       ?= go
@@ -19,10 +20,22 @@ FUZZTIME ?= 5s
 REVISION := $(shell git describe --always --dirty --abbrev=12 2>/dev/null)
 LDFLAGS  := $(if $(REVISION),-X main.revision=$(REVISION))
 
-.PHONY: build test demo bench lint fuzz race layout clean test-trees
+.PHONY: build install test demo bench lint fuzz race layout clean test-trees
 
 build:
 	CGO_ENABLED=0 $(GO) build -trimpath -ldflags '$(LDFLAGS)' -o bin/strata ./cmd/strata
+
+PREFIX ?= /usr
+SHARE   = $(DESTDIR)$(PREFIX)/share
+UNITS   = $(DESTDIR)$(PREFIX)/lib/systemd/system
+
+install: build
+	install -D -m 755 bin/strata $(DESTDIR)$(PREFIX)/bin/strata
+	mkdir -p $(SHARE)/man/man1 && bin/strata man $(SHARE)/man/man1
+	mkdir -p $(SHARE)/bash-completion/completions && bin/strata completion bash >$(SHARE)/bash-completion/completions/strata
+	mkdir -p $(SHARE)/zsh/site-functions && bin/strata completion zsh >$(SHARE)/zsh/site-functions/_strata
+	mkdir -p $(SHARE)/fish/vendor_completions.d && bin/strata completion fish >$(SHARE)/fish/vendor_completions.d/strata.fish
+	mkdir -p $(UNITS) && cd contrib/systemd && for u in *; do sed 's|/usr/bin/strata|$(PREFIX)/bin/strata|' "$$u" >"$(UNITS)/$$u"; done
 
 # While the trees are made, which is mostly waiting, the tests are compiled.
 test: build
