@@ -19,7 +19,7 @@ import (
 // Defaults of Options.
 const (
 	DefaultMaxConnections = 4096
-	DefaultDrainTimeout   = 9 * time.Second
+	DefaultDrainTimeout   = 8 * time.Second
 )
 
 // cutGrace is how long an operation may take to notice that it was cancelled.
