@@ -35,7 +35,8 @@ install: build
 	mkdir -p $(SHARE)/bash-completion/completions && bin/strata completion bash >$(SHARE)/bash-completion/completions/strata
 	mkdir -p $(SHARE)/zsh/site-functions && bin/strata completion zsh >$(SHARE)/zsh/site-functions/_strata
 	mkdir -p $(SHARE)/fish/vendor_completions.d && bin/strata completion fish >$(SHARE)/fish/vendor_completions.d/strata.fish
-	mkdir -p $(UNITS) && cd contrib/systemd && for u in *; do sed 's|/usr/bin/strata|$(PREFIX)/bin/strata|' "$$u" >"$(UNITS)/$$u"; done
+	mkdir -p $(UNITS)
+	for u in contrib/systemd/*; do sed 's|/usr/bin/strata|$(PREFIX)/bin/strata|' "$$u" >"$(UNITS)/$${u##*/}"; done
 
 # While the trees are made, which is mostly waiting, the tests are compiled.
 test: build
