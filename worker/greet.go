@@ -26,7 +26,7 @@ func (s *session) greet(ctx context.Context) error {
 		err := fmt.Errorf("the Nix client version is too old: it speaks protocol %s, at least %s is needed", s.out.version, MinimumServed)
 		s.out.fault(faultOf(err))
 		_ = s.out.Flush() // the first error counts
-		return errors.Join(ErrTooOld, err)
+		return fmt.Errorf("%w: %w", ErrTooOld, err)
 	}
 	if s.out.version >= v1+38 {
 		s.in.features()
