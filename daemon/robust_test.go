@@ -286,14 +286,20 @@ func (r *rig) greet() *raw {
 	c.Uint64(0)
 	c.Uint64(0)
 	c.flush()
+	c.greeted()
+	return c
+}
+
+// greeted reads the daemon's half of the handshake.
+func (c *raw) greeted() {
+	c.t.Helper()
 	c.in.Uint64() // magic
 	c.in.Uint64() // version
 	_ = c.in.Text()
 	c.in.Uint64() // trust
 	if last := c.in.Uint64(); last != msgLast || c.in.Err() != nil {
-		r.t.Fatalf("handshake: %#x, %v\n%s", last, c.in.Err(), r.proc.Output())
+		c.t.Fatalf("handshake: %#x, %v", last, c.in.Err())
 	}
-	return c
 }
 
 // Write is the connection's, past the Writer.
