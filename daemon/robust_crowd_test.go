@@ -126,6 +126,27 @@ func visit(t *testing.T, c *worker.Client, base, o storetest.Object) error {
 	return nil
 }
 
+// A client that hangs in the middle of a closure keeps others from adding the one
+// object that it is at, and from nothing else.
+func TestHangingClientHoldsOneObject(t *testing.T) {
+	r := startRig(t, testenv.Scratch(t))
+	small, big, after := file(t, "small", 1000), file(t, "big", 8<<20), file(t, "after", 1000)
+	g := gated(big, 2<<20)
+	hanging, c := r.client(), r.client()
+	done := make(chan error, 1)
+	go func() {
+		done <- hanging.AddMultiple(t.Context(), &gatedSource{objects: []storetest.Object{small, big, after}, gate: g}, unsigned)
+	}()
+	r.unpacking(1 << 20)
+	r.valid(c, true, small)
+	r.add(c, small, after)
+	close(g.open)
+	if err := <-done; err != nil {
+		t.Error(err)
+	}
+	r.holds(small, big, after)
+}
+
 // lies are beginnings of requests that promise more than anybody has.
 var lies = []struct {
 	name string

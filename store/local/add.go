@@ -9,6 +9,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"time"
 
 	"github.com/strata-nix/strata/internal/flock"
 	"github.com/strata-nix/strata/nar"
@@ -34,10 +35,12 @@ func (s *Store) Add(ctx context.Context, info *store.PathInfo, narStream io.Read
 }
 
 // Limits of what waits to be registered together. Locks are held meanwhile, so
-// it must not take long.
+// it must not take long, and not while a client takes its time with a large object.
 const (
 	batchPaths = 128
 	batchBytes = 64 << 20
+	batchAge   = time.Second
+	batchAlone = 4 << 20 // bytes of an object before which the others are registered
 )
 
 // AddMultiple adds many objects, registered in batches, see [store.MultiAdder].
@@ -51,6 +54,11 @@ func (s *Store) AddMultiple(ctx context.Context, src store.ObjectSource, o store
 		info, narStream, err := src.Next()
 		if errors.Is(err, io.EOF) {
 			return b.flush(ctx)
+		}
+		if err == nil && len(b.items) > 0 && (info.NarSize >= batchAlone || time.Since(b.since) >= batchAge) {
+			if err := b.flush(ctx); err != nil {
+				return err
+			}
 		}
 		if err == nil {
 			err = b.add(ctx, info, narStream)
@@ -77,7 +85,8 @@ type addBatch struct {
 	have  storepath.Set    // paths of items
 	adopt []storepath.Path // valid already; only below, perhaps
 	bytes uint64
-	count int // names under tmp
+	since time.Time // when the first of items came
+	count int       // names under tmp
 }
 
 type addItem struct {
@@ -132,6 +141,9 @@ func (b *addBatch) add(ctx context.Context, info *store.PathInfo, narStream io.R
 	if err == nil && need {
 		var path string
 		if path, err = b.unpack(ctx, info, narStream); err == nil {
+			if len(b.items) == 0 {
+				b.since = time.Now()
+			}
 			b.items = append(b.items, addItem{info: info, path: path, lock: lock})
 			b.have.Add(info.Path)
 			b.bytes += info.NarSize
