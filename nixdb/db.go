@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"path/filepath"
+	"runtime"
 	"time"
 
 	"github.com/strata-nix/strata/storepath"
@@ -27,9 +28,13 @@ type Options struct {
 	Realisations bool
 }
 
+// maxReaders is how many requests may read at once. More than there are processors
+// would only wait for each other with cold caches; one more does not wait for
+// requests that take long.
+var maxReaders = min(runtime.GOMAXPROCS(0)+1, 8)
+
 // Limits.
 const (
-	maxReaders = 8
 	// How long connections are kept for the next request. To open one for reading
 	// only costs little, and keeps others from unmounting what it is on.
 	idleAfter        = 5 * time.Second
@@ -213,14 +218,19 @@ func (db *DB) lane(write bool) lane {
 }
 
 func (db *DB) connect(ctx context.Context, write bool) (*conn, error) {
+	h, err := db.stillCurrent(ctx)
+	if err != nil {
+		return nil, err
+	}
 	if err := db.mu.enter(ctx); err != nil {
 		return nil, err
 	}
 	defer db.mu.leave()
-	for range 4 {
-		h, err := db.current(ctx)
-		if err != nil {
-			return nil, err
+	for i := range 4 {
+		if i > 0 || h == nil || h != db.cur || h.spoiled {
+			if h, err = db.current(ctx); err != nil {
+				return nil, err
+			}
 		}
 		c := h.take(write)
 		if c == nil {
@@ -239,6 +249,20 @@ func (db *DB) connect(ctx context.Context, write bool) (*conn, error) {
 		return c, nil
 	}
 	return nil, errChanged
+}
+
+// stillCurrent gives the handle that current would give if nothing has changed,
+// nil if something has. It looks while nobody has to wait for it.
+func (db *DB) stillCurrent(ctx context.Context) (*handle, error) {
+	if err := db.mu.enter(ctx); err != nil {
+		return nil, err
+	}
+	h := db.cur
+	db.mu.leave()
+	if h == nil || !h.unchanged(db.file) {
+		return nil, nil //nolint:nilnil // current says why
+	}
+	return h, nil
 }
 
 // dial opens one more connection to a handle's file.

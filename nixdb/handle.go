@@ -23,7 +23,12 @@ type handle struct {
 // fresh tells whether the file under the handle's name is still what the handle
 // is about, with nothing changed that SQLite would not notice.
 func (h *handle) fresh(file string) bool {
-	return !h.spoiled && h.same(file) && (h.access != immutable || h.state.settled(h.at))
+	return !h.spoiled && h.unchanged(file)
+}
+
+// unchanged is fresh as far as it can be told without DB.mu.
+func (h *handle) unchanged(file string) bool {
+	return h.same(file) && (h.access != immutable || h.state.settled(h.at))
 }
 
 // same is fresh but for a change that the clock was too coarse to show.
