@@ -156,7 +156,7 @@ func defaultBuildUsersGroup() string {
 
 // reference reads a store URI; "" is what is configured.
 func (c *config) reference(uri string) (store.Reference, error) {
-	return store.ParseReference(cmp.Or(uri, c.remote))
+	return parseReference(cmp.Or(uri, c.remote))
 }
 
 // served is the store that a daemon is to serve: never itself, though Nix's

@@ -5,7 +5,9 @@ import (
 	"errors"
 	"fmt"
 
+	"github.com/strata-nix/strata/export"
 	"github.com/strata-nix/strata/nar"
+	"github.com/strata-nix/strata/registration"
 	"github.com/strata-nix/strata/store"
 )
 
@@ -30,7 +32,8 @@ const exitStatuses = `Exit status:
   2    the command line, the configuration or a store URI makes no sense; nothing was done
   3    what was asked about is not there: a path is not valid, an object has no such file,
        one path does not depend on another
-  4    contents are not what they should be: a hash, a size, a signature, a damaged store or archive
+  4    contents are not what they should be: a hash, a size, a signature, a damaged store or archive,
+       an export or a registration that is none
   130  interrupted by Ctrl-C; 143: by SIGTERM; 141: nobody reads the output`
 
 // usageError is a mistake of whoever gave the command.
@@ -74,7 +77,7 @@ func exitCodeOf(err error) exitCode {
 	case errors.Is(err, context.Canceled):
 		return exitInterrupted
 	case errors.As(err, &unwell), errors.Is(err, store.ErrDamaged), errors.Is(err, store.ErrMismatch), errors.Is(err, store.ErrNoSignature),
-		errors.As(err, &malformed):
+		errors.As(err, &malformed), errors.Is(err, export.ErrFormat), errors.Is(err, registration.ErrFormat):
 		return exitDamaged
 	case errors.Is(err, store.ErrNotValid), errors.Is(err, errAbsent):
 		return exitAbsent

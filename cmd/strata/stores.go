@@ -8,6 +8,7 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"strings"
 	"time"
 
 	"github.com/strata-nix/strata/activity"
@@ -37,13 +38,29 @@ func init() { // openers of layered stores lead back here
 func (c *config) open(ctx context.Context, ref store.Reference) (store.Store, error) {
 	opener, ok := stores[ref.Scheme]
 	if !ok {
-		hint := ""
-		if near := suggest.Near(ref.Scheme, slices.Collect(maps.Keys(stores))); near != "" {
-			hint = fmt.Sprintf("; did you mean '%s'?", near)
-		}
-		return nil, &usageError{fmt.Errorf("don't know how to open Nix store with scheme '%s'%s", ref.Scheme, hint)}
+		return nil, &usageError{fmt.Errorf("don't know how to open Nix store with scheme '%s'%s", ref.Scheme, kindMeant(ref.Scheme))}
 	}
 	return opener(ctx, c, ref)
+}
+
+// parseReference reads a store URI, and has an idea when it is none.
+func parseReference(uri string) (store.Reference, error) {
+	ref, err := store.ParseReference(uri)
+	if err != nil {
+		kind, _, _ := strings.Cut(uri, "?")
+		if hint := kindMeant(kind); hint != "" {
+			err = fmt.Errorf("%w%s", err, hint)
+		}
+	}
+	return ref, err
+}
+
+// kindMeant ends an error about a kind of store that there is not.
+func kindMeant(kind string) string {
+	if near := suggest.Near(kind, append(slices.Collect(maps.Keys(stores)), "daemon")); near != "" && near != kind {
+		return fmt.Sprintf("; did you mean '%s'?", near)
+	}
+	return ""
 }
 
 // Parameters that Nix knows of each store and that mean nothing to ours: they
@@ -182,7 +199,7 @@ func (c *config) lowers(uris []string) ([]store.Reference, error) {
 	}
 	var refs []store.Reference
 	for _, uri := range uris {
-		ref, err := store.ParseReference(uri)
+		ref, err := parseReference(uri)
 		if err != nil {
 			return nil, fmt.Errorf("setting 'lower-store': %w", err)
 		}
