@@ -1,6 +1,7 @@
 package nar
 
 import (
+	"bytes"
 	"encoding/binary"
 	"fmt"
 	"io"
@@ -32,7 +33,11 @@ func describe(b []byte) string {
 	}
 	n := binary.LittleEndian.Uint64(b)
 	if b = b[8:]; n <= uint64(len(b)) {
-		return fmt.Sprintf("%q", b[:n])
+		text := fmt.Sprintf("%q", b[:n])
+		if pad := b[n:min(uint64(len(b)), (n+7)&^7)]; len(bytes.Trim(pad, "\x00")) > 0 {
+			text += " with padding that is not zero"
+		}
+		return text
 	}
 	return fmt.Sprintf("a string of %d bytes", n)
 }
