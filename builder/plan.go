@@ -46,7 +46,7 @@ type planner struct {
 func (p *planner) fresh(ctx context.Context, list, targets []derivation.DerivedPath) []derivation.DerivedPath {
 	for _, t := range targets {
 		if len(t.Through) > 0 {
-			activity.Warnf(ctx, "Ignoring dynamic derivation %s while querying missing paths; not yet implemented", t)
+			activity.Warnf(ctx, "what %s needs is not known before the derivation that it names is built, and is not counted", t)
 			continue
 		}
 		if key := t.String(); !p.done[key] {
