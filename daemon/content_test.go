@@ -152,5 +152,3 @@ func (c content) compare(t *testing.T, what string, want content) {
 	same(t, what+": path infos", c.infos, want.infos)
 	same(t, what+": trees", c.tree, want.tree)
 }
-
-func (c content) paths() []string { return slices.Sorted(maps.Keys(c.infos)) }
