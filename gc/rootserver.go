@@ -34,37 +34,74 @@ func shortPath(path string, use func(short string) error) error {
 	return use(fmt.Sprintf("/proc/self/fd/%d/%s", d.Fd(), filepath.Base(path)))
 }
 
-// tellCollector sends roots to the collection that runs, and waits until it has
-// taken note of each. It is false if there is no such collection after all.
-func tellCollector(ctx context.Context, stateDir string, dir storepath.Dir, paths []storepath.Path) (bool, error) {
-	var conn net.Conn
-	err := shortPath(socketPath(stateDir), func(short string) (err error) {
-		conn, err = (&net.Dialer{}).DialContext(ctx, "unix", short)
-		return err
-	})
-	if errors.Is(err, unix.ECONNREFUSED) || errors.Is(err, fs.ErrNotExist) {
-		select {
-		case <-ctx.Done():
-			return false, context.Cause(ctx)
-		case <-time.After(20 * time.Millisecond):
-			return false, nil
-		}
-	}
-	if err != nil {
+// collector is the connection to a collection that runs. Like Nix we keep it as
+// long as there may be more roots to tell: the server of Nix 2.34 crashes now and
+// then when connections come and go quickly (its thread may end before it has been
+// entered into the map from which it is to be taken).
+//
+// Source: LocalStore::collectGarbage in src/libstore/gc.cc of Nix 2.34.
+type collector struct {
+	stateDir string
+	conn     net.Conn // nil: not connected
+}
+
+// tell sends roots, and waits until the collection has taken note of each. It is
+// false if there is no such collection after all.
+func (c *collector) tell(ctx context.Context, dir storepath.Dir, paths []storepath.Path) (bool, error) {
+	if ok, err := c.connect(ctx); !ok || err != nil {
 		return false, err
 	}
-	defer func() { _ = conn.Close() }()
-	defer context.AfterFunc(ctx, func() { _ = conn.Close() })()
-	var answer [1]byte
-	for _, p := range paths {
-		if _, err := fmt.Fprintf(conn, "%s\n", dir.Print(p)); err != nil {
-			return false, ctx.Err() // it has ended meanwhile: try again
-		}
-		if _, err := conn.Read(answer[:]); err != nil {
-			return false, ctx.Err()
-		}
+	stop := context.AfterFunc(ctx, func() { _ = c.conn.SetDeadline(time.Unix(1, 0)) })
+	err := c.send(dir, paths)
+	if !stop() || err != nil {
+		c.close()
+		return false, context.Cause(ctx) // it has ended meanwhile, unless we have: try again
 	}
 	return true, nil
+}
+
+func (c *collector) send(dir storepath.Dir, paths []storepath.Path) error {
+	var answer [1]byte
+	for _, p := range paths {
+		if _, err := fmt.Fprintf(c.conn, "%s\n", dir.Print(p)); err != nil {
+			return err
+		}
+		if _, err := c.conn.Read(answer[:]); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// connect is false, after a while, if nobody listens.
+func (c *collector) connect(ctx context.Context) (bool, error) {
+	if c.conn != nil {
+		return true, nil
+	}
+	err := shortPath(socketPath(c.stateDir), func(short string) (err error) {
+		c.conn, err = (&net.Dialer{}).DialContext(ctx, "unix", short)
+		return err
+	})
+	if err == nil {
+		return true, nil
+	}
+	c.conn = nil
+	if !errors.Is(err, unix.ECONNREFUSED) && !errors.Is(err, fs.ErrNotExist) {
+		return false, err
+	}
+	select {
+	case <-ctx.Done():
+		return false, context.Cause(ctx)
+	case <-time.After(20 * time.Millisecond):
+		return false, nil
+	}
+}
+
+func (c *collector) close() {
+	if c.conn != nil {
+		_ = c.conn.Close() // it has said all it had to
+		c.conn = nil
+	}
 }
 
 // rootServer takes temporary roots while a collection runs.

@@ -88,13 +88,14 @@ type TempRootsFile struct {
 	file     *flock.Lock
 	size     int64 // of what is complete in file
 	gcLock   *flock.Lock
+	gc       collector
 	have     storepath.Set
 }
 
 // NewTempRootsFile prepares a file of temporary roots. name begins with the
 // process id, and is nobody else's.
 func NewTempRootsFile(stateDir, name string, dir storepath.Dir) *TempRootsFile {
-	return &TempRootsFile{stateDir: stateDir, name: name, dir: dir, have: storepath.Set{}}
+	return &TempRootsFile{stateDir: stateDir, name: name, dir: dir, gc: collector{stateDir: stateDir}, have: storepath.Set{}}
 }
 
 // Add makes roots of the paths, and returns when no collection can take them any
@@ -173,7 +174,7 @@ func (t *TempRootsFile) announce(ctx context.Context, paths []storepath.Path, te
 			return err
 		}
 		if !free {
-			told, err := tellCollector(ctx, t.stateDir, t.dir, paths)
+			told, err := t.gc.tell(ctx, t.dir, paths)
 			if err != nil {
 				return err
 			}
@@ -216,5 +217,6 @@ func (t *TempRootsFile) closeFiles() {
 	if t.gcLock != nil {
 		_ = t.gcLock.Close()
 	}
+	t.gc.close()
 	t.file, t.gcLock = nil, nil
 }
