@@ -195,6 +195,9 @@ func TestStateOnAFullDisk(t *testing.T) {
 	if err := other.Close(); err != nil {
 		t.Fatal(err)
 	}
+	eventually(t, "the garbage is no temporary root any more", func() bool {
+		return len(listing(t, filepath.Join(r.state(), "temproots"))) == 1
+	})
 	var many []storetest.Object
 	for i := range 300 {
 		many = append(many, file(t, fmt.Sprintf("several-%d", i), 10, first.Path()))

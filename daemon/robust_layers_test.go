@@ -336,9 +336,7 @@ func TestRemountHook(t *testing.T) {
 	c := l.client()
 	l.add(c, both)
 	fillStore(t, l.lower, both)
-	if err := c.Close(); err != nil {
-		t.Fatal(err)
-	}
+	hungUp(t, c, filepath.Dir(l.root)+"/state")
 	c = l.client()
 	if _, err := c.CollectGarbage(t.Context(), store.GCOptions{Action: store.DeleteDead, MaxFreed: store.NoLimit}); err != nil {
 		t.Error(err)
@@ -367,9 +365,7 @@ func TestRemountHook(t *testing.T) {
 	second := file(t, "second", 1000)
 	l.add(c, second)
 	fillStore(t, l.lower, second)
-	if err := c.Close(); err != nil {
-		t.Fatal(err)
-	}
+	hungUp(t, c, filepath.Dir(l.root)+"/state")
 	_, err = l.client().CollectGarbage(t.Context(), store.GCOptions{Action: store.DeleteDead, MaxFreed: store.NoLimit})
 	says(t, err, hook, "exit status 3", "cannot remount today")
 }

@@ -7,7 +7,6 @@ import (
 	"fmt"
 	"io"
 	"io/fs"
-	"maps"
 	"net"
 	"os"
 	"os/exec"
@@ -16,6 +15,8 @@ import (
 	"strings"
 	"testing"
 	"time"
+
+	"golang.org/x/sys/unix"
 
 	"github.com/strata-nix/strata/internal/testenv"
 	"github.com/strata-nix/strata/store"
@@ -402,8 +403,30 @@ func ended(t *testing.T, p *testenv.Process) {
 	}
 }
 
-// keys gives the sorted keys of a map.
-func keys[V any](m map[string]V) []string { return slices.Sorted(maps.Keys(m)) }
+// hungUp closes the only client that is left, and waits until the daemon has
+// noticed: as long as it has not, the client's temporary roots count. Files of
+// daemons that were killed stay.
+func hungUp(t *testing.T, c *worker.Client, state string) {
+	t.Helper()
+	if err := c.Close(); err != nil {
+		t.Fatal(err)
+	}
+	dir := filepath.Join(state, "temproots")
+	eventually(t, "its temporary roots are gone", func() bool {
+		for _, name := range listing(t, dir) {
+			f, err := os.Open(filepath.Join(dir, name))
+			if err != nil {
+				continue
+			}
+			err = unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB)
+			f.Close()
+			if err != nil {
+				return false
+			}
+		}
+		return true
+	})
+}
 
 func pathsOf(objects ...storetest.Object) (out []storepath.Path) {
 	for _, o := range objects {
