@@ -9,9 +9,10 @@ import (
 // conn is a connection and whether an operation is under way on it.
 type conn struct {
 	net.Conn
-	peer   Peer
-	user   string
-	cancel context.CancelFunc
+	peer    Peer
+	user    string
+	trusted bool
+	cancel  context.CancelFunc
 
 	mu      sync.Mutex
 	busy    bool

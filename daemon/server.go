@@ -41,7 +41,8 @@ type Options struct {
 	// TrustedSubstituters are those that clients may ask for who are not trusted.
 	TrustedSubstituters []string
 	// MaxConnections are served at once, DefaultMaxConnections if 0. More wait,
-	// in the kernel's queue.
+	// in the kernel's queue. An eighth of them is kept for users who are trusted:
+	// others who would take it are turned away.
 	MaxConnections int
 	// DrainTimeout is how long operations that are under way at the end may go on,
 	// DefaultDrainTimeout if 0.
@@ -60,6 +61,7 @@ type Server struct {
 	full     sync.Once // to say so
 	mu       sync.Mutex
 	conns    map[*conn]struct{}
+	strange  int // of conns, of users who are not trusted
 	draining bool
 	running  sync.WaitGroup // connections
 }
@@ -221,21 +223,35 @@ func endsWithin[T any](d time.Duration, done <-chan T) bool {
 	}
 }
 
+var (
+	errDraining = errors.New("the daemon is closing")
+	errCrowded  = errors.New("the connections that are left are for trusted users")
+)
+
 // add enters a connection in the books, unless there shall be no more.
-func (s *Server) add(c *conn) bool {
+func (s *Server) add(c *conn) error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if s.draining {
-		return false
+	switch {
+	case s.draining:
+		return errDraining
+	case c.trusted:
+	case s.strange >= s.o.MaxConnections-s.o.MaxConnections/8:
+		return errCrowded
+	default:
+		s.strange++
 	}
 	s.conns[c] = struct{}{}
 	s.running.Add(1)
-	return true
+	return nil
 }
 
 func (s *Server) remove(c *conn) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	if !c.trusted {
+		s.strange--
+	}
 	delete(s.conns, c)
 	s.running.Done()
 }

@@ -236,6 +236,40 @@ func TestMoreConnectionsThanAllowedWait(t *testing.T) {
 	}
 }
 
+// Who is not trusted cannot take all connections.
+func TestConnectionsAreKeptForTrustedUsers(t *testing.T) {
+	s := New(Options{MaxConnections: 8})
+	var strangers []*conn
+	for range 7 {
+		c := &conn{}
+		if err := s.add(c); err != nil {
+			t.Fatal(err)
+		}
+		strangers = append(strangers, c)
+	}
+	if err := s.add(&conn{}); !errors.Is(err, errCrowded) {
+		t.Errorf("one too many: %v", err)
+	}
+	friend := &conn{trusted: true}
+	if err := s.add(friend); err != nil {
+		t.Errorf("a trusted user: %v", err)
+	}
+	s.remove(friend)
+	if err := s.add(&conn{}); !errors.Is(err, errCrowded) {
+		t.Errorf("in the place of a trusted user: %v", err)
+	}
+	s.remove(strangers[0])
+	if err := s.add(&conn{}); err != nil {
+		t.Errorf("when one of them has gone: %v", err)
+	}
+}
+
+func TestOneStrangerOfFewIsServed(t *testing.T) {
+	if err := New(Options{MaxConnections: 1}).add(&conn{}); err != nil {
+		t.Error(err)
+	}
+}
+
 func TestManyConnectionsAtOnce(t *testing.T) {
 	r := newRig(t, Options{})
 	const n = 300

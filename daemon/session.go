@@ -20,41 +20,44 @@ func (s *Server) serveConn(ctx context.Context, nc net.Conn) {
 	defer cancel()
 	c := &conn{Conn: nc, cancel: cancel}
 	defer c.Close()
-	trusted, err := s.authorise(c)
-	if err != nil {
-		s.o.Log.Error("while processing connection: " + err.Error())
-		return
+	err := s.authorise(c)
+	if err == nil {
+		err = s.add(c)
 	}
-	if !s.add(c) {
+	if err != nil {
+		if !errors.Is(err, errDraining) {
+			s.o.Log.Error("while processing connection: " + err.Error())
+		}
 		return
 	}
 	defer s.remove(c)
 	defer s.hangups.watch(nc, cancel)()
 
-	s.o.Log.Info(c.greeting(trusted))
-	err = s.serve(ctx, c, s.session(trusted, c.setBusy))
+	s.o.Log.Info(c.greeting())
+	err = s.serve(ctx, c, s.session(c.trusted, c.setBusy))
 	if err != nil && !over(ctx, err) {
 		s.o.Log.Error(fmt.Sprintf("connection from pid %s, user %s: %v", c.pid(), c.user, err))
 	}
 }
 
 // authorise finds out who connected. The error says that they may not.
-func (s *Server) authorise(c *conn) (trusted bool, err error) {
+func (s *Server) authorise(c *conn) error {
 	c.user = "<unknown>"
 	peer, known := peerOf(c.Conn)
 	c.peer = peer
 	if s.o.Force != store.TrustUnknown {
-		return s.o.Force == store.Trusted, nil
+		c.trusted = s.o.Force == store.Trusted
+		return nil
 	}
 	if !known {
-		return false, errors.New("the kernel does not tell who it is from")
+		return errors.New("the kernel does not tell who it is from")
 	}
 	d, err := s.o.Users.Decide(peer.UID, peer.GID)
 	if err != nil {
-		return false, err
+		return err
 	}
-	c.user = d.Name
-	return d.Trusted, nil
+	c.user, c.trusted = d.Name, d.Trusted
+	return nil
 }
 
 func (c *conn) pid() string {
@@ -65,9 +68,9 @@ func (c *conn) pid() string {
 }
 
 // greeting is the line that stock Nix logs, too.
-func (c *conn) greeting(trusted bool) string {
+func (c *conn) greeting() string {
 	line := fmt.Sprintf("accepted connection from pid %s, user %s", c.pid(), c.user)
-	if trusted {
+	if c.trusted {
 		line += " (trusted)"
 	}
 	return line
