@@ -289,3 +289,16 @@ func TestFuzzTargetsHaveSeeds(t *testing.T) {
 		}
 	})
 }
+
+// maxKept is the size in bytes of the largest file that belongs in the tree.
+const maxKept = 256 << 10
+
+// What a command left lying about is not committed by accident: everything that
+// is kept is small.
+func TestFilesAreSmall(t *testing.T) {
+	sourceFiles(t, func(name string, content []byte) {
+		if len(content) > maxKept {
+			t.Errorf("%s has %d bytes; does it belong here?", name, len(content))
+		}
+	})
+}
