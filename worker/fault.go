@@ -5,6 +5,7 @@ import (
 	"errors"
 	"regexp"
 	"strings"
+	"syscall"
 
 	"github.com/strata-nix/strata/activity"
 	"github.com/strata-nix/strata/store"
@@ -58,7 +59,7 @@ func (f *Fault) Is(target error) bool {
 // Errors anywhere in the chain may have a method ExitStatus() uint64, and one
 // Traces() []string.
 func faultOf(err error) *Fault {
-	f := &Fault{Level: activity.Error, Message: err.Error(), Status: 1}
+	f := &Fault{Level: activity.Error, Message: inWordsOfC(err), Status: 1}
 	var remote *Fault
 	if errors.As(err, &remote) {
 		f.Level, f.Status, f.Traces = remote.Level, remote.Status, remote.Traces
@@ -78,6 +79,18 @@ func faultOf(err error) *Fault {
 		f.Message = "timed out: " + f.Message
 	}
 	return f
+}
+
+// inWordsOfC is the text of an error with errnos as the C library has them, which
+// scripts look for in what Nix prints: they begin with a capital.
+func inWordsOfC(err error) string {
+	text := err.Error()
+	var errno syscall.Errno
+	if !errors.As(err, &errno) {
+		return text
+	}
+	words := errno.Error()
+	return strings.ReplaceAll(text, ": "+words, ": "+strings.ToUpper(words[:1])+words[1:])
 }
 
 // fault writes an error instead of an answer.
