@@ -101,13 +101,17 @@ func TestStoreOnAFullDisk(t *testing.T) {
 		},
 	} {
 		err := upload()
-		says(t, err, "no space left on device", disk)
+		says(t, err, "No space left on device", disk)
 		if !raw.asks(small) {
 			t.Errorf("%s: another connection does not see what was there", name)
 		}
 		r.valid(c, true, small)
 		r.valid(c, false, big, after, third)
 	}
+	// A user of stock Nix reads what scripts look for.
+	nix := testenv.Nix(t, newest).WithBind(filepath.Join(root, "nix"), "/nix").WithBind(filepath.Dir(r.socket), filepath.Dir(r.socket)).WithRemote(r.socket)
+	nix.WriteFile(t, "large", strings.Repeat("large", 2<<20))
+	says(t, errors.New(nix.RunFails(t, "nix-store", "--add", "large")), "No space left on device")
 	// What of the many was complete by then stays.
 	r.valid(c, true, second)
 	r.holds(small, second)
@@ -171,7 +175,7 @@ func TestStoreWithoutInodes(t *testing.T) {
 		files[fmt.Sprintf("d%d/f%d", i%7, i)] = "x"
 	}
 	tree, small := storetest.Tree(t, nixDir, "tree", files), file(t, "small", 10)
-	says(t, c.Add(t.Context(), tree.Info, tree.Reader(), unsigned), "no space left on device", disk)
+	says(t, c.Add(t.Context(), tree.Info, tree.Reader(), unsigned), "No space left on device", disk)
 	r.add(c, small)
 	r.holds(small)
 	tmpfs(t, disk, "nr_inodes=1000", unix.MS_REMOUNT)
@@ -211,7 +215,7 @@ func TestStateOnAFullDisk(t *testing.T) {
 			err := upload()
 			says(t, err, disk)
 			if err != nil && !bytes.Contains([]byte(err.Error()), []byte("full")) {
-				says(t, err, "no space left on device")
+				says(t, err, "No space left on device")
 			}
 			r.valid(c, true, first)
 			r.valid(c, false, many...)
