@@ -26,9 +26,11 @@ func (s *Store) FindRoots(ctx context.Context, censor bool) (store.Roots, error)
 
 // CollectGarbage deletes what nothing keeps alive, see [store.Collector].
 func (s *Store) CollectGarbage(ctx context.Context, o store.GCOptions) (*store.GCResult, error) {
-	if err := s.writable(); err != nil {
+	release, err := s.hold()
+	if err != nil {
 		return nil, err
 	}
+	defer release()
 	deletes := o.Action == store.DeleteDead || o.Action == store.DeleteSpecific
 	if deletes {
 		s.db.SpendReserve() // the disk may be full
@@ -153,9 +155,11 @@ func (s *Store) dropUnusedLinks(ctx context.Context) error {
 
 // Verify compares the database with the objects, see [store.Verifier].
 func (s *Store) Verify(ctx context.Context, o store.VerifyOptions) (bool, error) {
-	if err := s.writable(); err != nil {
+	release, err := s.hold()
+	if err != nil {
 		return false, err
 	}
+	defer release()
 	return check.Verify(ctx, check.Parts{
 		Dir:        s.dir,
 		RealDir:    s.real,

@@ -27,6 +27,8 @@ import (
 	"os"
 	"path/filepath"
 
+	"golang.org/x/sys/unix"
+
 	"github.com/strata-nix/strata/nixdb"
 	"github.com/strata-nix/strata/store"
 	"github.com/strata-nix/strata/storepath"
@@ -185,6 +187,26 @@ func (s *Store) writable() error {
 		}
 	}
 	return s.prepare()
+}
+
+// hold is writable for what takes long and would take objects for lost that do
+// not show: until release nobody can unmount the store directory.
+func (s *Store) hold() (release func(), err error) {
+	if s.layer.Guard != nil && !s.opts.ReadOnly {
+		d, err := os.OpenFile(s.real, unix.O_PATH|unix.O_DIRECTORY, 0)
+		if err != nil {
+			return nil, fmt.Errorf("opening the store directory: %w", err)
+		}
+		release = func() { _ = d.Close() } // nothing was written to it
+	} else {
+		release = func() {}
+	}
+	// What is held is what is checked.
+	if err := s.writable(); err != nil {
+		release()
+		return nil, err
+	}
+	return release, nil
 }
 
 // ValidPaths tells which are valid, here or below.
