@@ -108,6 +108,14 @@ func (s *Store) show(ctx context.Context, paths []storepath.Path) bool {
 		return true // somebody else was quicker
 	}
 	known := s.lowers.stamps()
+	for _, p := range paths {
+		if !s.hidden(p) {
+			continue
+		}
+		if err := s.dropWhiteout(p.Base()); err != nil {
+			activity.Warnf(ctx, "%v", err)
+		}
+	}
 	if err := overlayfs.Refresh(context.WithoutCancel(ctx), s.Store.RealDir()); err != nil && !errors.Is(err, overlayfs.ErrListingsStale) {
 		activity.Warnf(ctx, "objects that a lower store has gained do not show: %v", err)
 		return false

@@ -118,6 +118,9 @@ func open(ctx context.Context, o Options, ls lowers) (*Store, error) {
 		return nil, errors.Join(err, upper.Close())
 	}
 	s.Store = upper
+	if !o.Upper.ReadOnly && !o.NoCheckMount && o.RemountHook == "" {
+		s.recover(ctx)
+	}
 	return s, nil
 }
 

@@ -20,6 +20,9 @@ import (
 // CollectGarbage collects the upper's garbage, see [store.Collector]. Lower
 // objects are never deleted, and count nothing.
 func (s *Store) CollectGarbage(ctx context.Context, o store.GCOptions) (*store.GCResult, error) {
+	if o.Action == store.DeleteDead || o.Action == store.DeleteSpecific {
+		defer s.noteRemoving(ctx)()
+	}
 	res, err := s.Store.CollectGarbage(ctx, o)
 	return res, errors.Join(err, s.refresh(context.WithoutCancel(ctx)))
 }
@@ -124,6 +127,7 @@ const optimiseBatch = 1000
 func (s *Store) Optimise(ctx context.Context) error {
 	ctx, act := activity.Start(ctx, activity.Info, activity.OptimiseStore, "optimising the upper layer")
 	defer act.Stop()
+	defer s.noteRemoving(ctx)()
 	var paths []storepath.Path
 	for p, err := range s.Store.AllPaths(ctx) {
 		if err != nil {
