@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"net/url"
 	"path/filepath"
+	"strings"
 	"testing"
 
 	"golang.org/x/sys/unix"
@@ -129,6 +130,11 @@ func TestKillOfALayeredStore(t *testing.T) {
 	}
 	if names := l.upperEntries(); len(names) > 0 {
 		t.Errorf("after a collection the upper layer has %q", names)
+	}
+	for _, name := range listing(t, filepath.Join(filepath.Dir(l.root), "state")) {
+		if strings.HasPrefix(name, "strata-") {
+			t.Errorf("%s is left", name)
+		}
 	}
 	c := l.client()
 	l.valid(c, true, below...)
