@@ -58,8 +58,16 @@ func newRig(t *testing.T, o Options) *rig {
 	}
 	ctx, stop := context.WithCancel(t.Context())
 	r.stop = stop
-	go func() { r.served <- r.s.Serve(ctx, l) }()
-	t.Cleanup(stop)
+	over := make(chan struct{})
+	go func() {
+		defer close(over)
+		r.served <- r.s.Serve(ctx, l)
+	}()
+	// The next test must not hear what this server tells systemd.
+	t.Cleanup(func() {
+		stop()
+		<-over
+	})
 	return r
 }
 
