@@ -29,15 +29,17 @@ const module = "github.com/strata-nix/strata"
 // another cut first, and to move the package or to add to sideways second.
 var tiers = [][]string{
 	{ // these use nothing of ours
-		"activity", "fusefs", "image", "nixconf", "nixhash", "objstore", "overlayfs", "wire",
+		"activity", "compress", "fusefs", "image", "nixconf", "nixhash", "objstore", "overlayfs", "wire",
 		"internal/canonjson", "internal/flock", "internal/mount", "internal/suggest", "internal/userns",
 	},
-	{"chunk", "nar", "nar/refscan", "objstore/s3", "storepath"},
-	{"derivation"},
+	{"builder/sandbox", "chunk", "filetransfer", "nar", "nar/refscan", "objstore/s3", "storepath"},
+	{"derivation", "objstore/http"},
 	{"store"},
 	{"export", "gc", "narinfo", "nixdb", "registration", "trust"},
+	{"builder/buildlog", "builder/builtin", "builder/environment", "builder/output", "narinfo/diskcache", "substitute"},
+	{"builder/execute"},
 	{"builder", "check", "store/binarycache", "store/lazy", "worker"},
-	{"daemon", "store/local"},
+	{"cacheserver", "daemon", "store/local"},
 	{"store/overlay"},
 	{"stack"},
 	{"cmd/strata"},

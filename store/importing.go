@@ -1,0 +1,104 @@
+package store
+
+import (
+	"context"
+	"io"
+
+	"github.com/strata-nix/strata/storepath"
+)
+
+// An Offer is one place from which a store object can be had.
+type Offer struct {
+	// Info is what that place says of the object. It has been looked at by nobody:
+	// whoever takes the offer checks the signature, and the contents against it.
+	Info *PathInfo
+	// From is the URI of the place, for people.
+	From string
+	// Trusted tells that the place needs no signatures.
+	Trusted bool
+	// DownloadSize is how many bytes have to travel; 0: not known.
+	DownloadSize uint64
+	// Open begins to give the object's NAR. It may be called by any goroutine, and
+	// again after a failure. Whoever calls it closes the reader.
+	Open func(ctx context.Context) (io.ReadCloser, error)
+}
+
+// An Import is an object that is wanted, with the places that have it, the best
+// one first.
+type Import struct {
+	Path   storepath.Path
+	Offers []Offer
+}
+
+// ImportOptions say how objects are imported.
+type ImportOptions struct {
+	AddOptions
+	// Jobs is how many objects are under way at once; 0: as many as the store likes.
+	Jobs int
+	// Done, if not nil, hears of each import, by its index, when its outcome is
+	// certain: valid (err is nil; from is the offer that was taken, nil if the path
+	// was valid already) or not. It is called by one goroutine at a time.
+	Done func(i int, from *Offer, err error)
+}
+
+// Importer takes many objects at once whose contents it asks for itself, several
+// at a time.
+type Importer interface {
+	// Import makes the paths valid. They may come in any order, and refer to each
+	// other and to what is valid. An object of which an offer fails, or is not what
+	// it promised, is taken from the next one; one that cannot be had, or that refers to one that cannot,
+	// stops none that do not need it. Nothing is fetched of a path that is valid, or
+	// that somebody else is just making valid. The error joins those of all imports
+	// that failed.
+	Import(ctx context.Context, imports []Import, o ImportOptions) error
+}
+
+// NarOpener gives the contents of objects as streams that are read. It is
+// NarSource for a store in which that is the natural direction.
+type NarOpener interface {
+	// OpenNar begins to give the NAR of a valid path. That it is not the promised
+	// one turns out at the latest at its end. The caller closes the reader.
+	OpenNar(ctx context.Context, p storepath.Path) (io.ReadCloser, error)
+}
+
+// OpenNar opens the NAR of a valid path of a store that has either of the
+// abilities NarOpener and NarSource.
+func OpenNar(ctx context.Context, s Store, p storepath.Path) (io.ReadCloser, error) {
+	if o, ok := As[NarOpener](s); ok {
+		return o.OpenNar(ctx, p)
+	}
+	source, err := Need[NarSource](s, "narFromPath")
+	if err != nil {
+		return nil, err
+	}
+	ctx, cancel := context.WithCancel(ctx)
+	r, w := io.Pipe()
+	go func() { w.CloseWithError(source.NarFromPath(ctx, p, w)) }()
+	return &pushed{PipeReader: r, cancel: cancel}, nil
+}
+
+// pushed is the reading end of a NAR that is written by another goroutine.
+type pushed struct {
+	*io.PipeReader
+	cancel context.CancelFunc
+}
+
+func (p *pushed) Close() error {
+	p.cancel()
+	return p.PipeReader.Close()
+}
+
+// Advertiser is a store that says how it wants to be used as a substituter.
+type Advertiser interface {
+	// Advertise gives the priority, in which lower comes first, and whether the
+	// store can be asked about many paths that it probably has not.
+	Advertise(ctx context.Context) (priority int, massQuery bool, err error)
+}
+
+// DownloadSizer is a store whose objects travel in another form than they are
+// in, compressed for instance.
+type DownloadSizer interface {
+	// DownloadSizes gives the bytes that each of paths takes to fetch, 0 where that
+	// is not known.
+	DownloadSizes(ctx context.Context, paths []storepath.Path) ([]uint64, error)
+}
