@@ -18,8 +18,9 @@ import (
 
 // Defaults of Options.
 const (
-	DefaultMaxConnections = 4096
-	DefaultDrainTimeout   = 8 * time.Second
+	DefaultMaxConnections   = 4096
+	DefaultDrainTimeout     = 8 * time.Second
+	DefaultHandshakeTimeout = time.Minute
 )
 
 // cutGrace is how long an operation may take to notice that it was cancelled.
@@ -47,6 +48,9 @@ type Options struct {
 	// DrainTimeout is how long operations that are under way at the end may go on,
 	// DefaultDrainTimeout if 0.
 	DrainTimeout time.Duration
+	// HandshakeTimeout is how long a client may take to introduce itself,
+	// DefaultHandshakeTimeout if 0. Afterwards it may be silent as long as it likes.
+	HandshakeTimeout time.Duration
 	// Log gets a line for each connection. nil: nothing is logged.
 	Log *slog.Logger
 }
@@ -73,6 +77,9 @@ func New(o Options) *Server {
 	}
 	if o.DrainTimeout <= 0 {
 		o.DrainTimeout = DefaultDrainTimeout
+	}
+	if o.HandshakeTimeout <= 0 {
+		o.HandshakeTimeout = DefaultHandshakeTimeout
 	}
 	if o.Log == nil {
 		o.Log = slog.New(slog.DiscardHandler)

@@ -244,6 +244,19 @@ func TestMoreConnectionsThanAllowedWait(t *testing.T) {
 	}
 }
 
+// A client that says nothing does not keep a place from others.
+func TestSilentClientsAreCutOff(t *testing.T) {
+	r := newRig(t, Options{MaxConnections: 1, HandshakeTimeout: time.Millisecond})
+	for range 2 {
+		if s := said(t, r.dial()); s != "" {
+			t.Errorf("got %q", s)
+		}
+	}
+	if log := r.log.String(); !strings.Contains(log, "no handshake came within 1ms") {
+		t.Errorf("log: %s", log)
+	}
+}
+
 // Who is not trusted cannot take all connections.
 func TestConnectionsAreKeptForTrustedUsers(t *testing.T) {
 	s := New(Options{MaxConnections: 8})

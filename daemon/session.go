@@ -9,6 +9,7 @@ import (
 	"strconv"
 	"sync/atomic"
 	"syscall"
+	"time"
 
 	"github.com/strata-nix/strata/store"
 	"github.com/strata-nix/strata/worker"
@@ -34,7 +35,15 @@ func (s *Server) serveConn(ctx context.Context, nc net.Conn) {
 	defer s.hangups.watch(nc, cancel)()
 
 	s.o.Log.Info(c.greeting())
-	err = s.serve(ctx, c, s.session(c.trusted, c.setBusy))
+	session := s.session(c.trusted, c.setBusy)
+	// Whoever says nothing holds a place that others wait for.
+	late := time.AfterFunc(s.o.HandshakeTimeout, func() {
+		s.o.Log.Warn(fmt.Sprintf("connection from pid %s, user %s: cut, no handshake came within %s", c.pid(), c.user, s.o.HandshakeTimeout))
+		c.cut()
+	})
+	defer late.Stop()
+	session.Greeted = func() { late.Stop() }
+	err = s.serve(ctx, c, session)
 	if err != nil && !over(ctx, err) {
 		s.o.Log.Error(fmt.Sprintf("connection from pid %s, user %s: %v", c.pid(), c.user, err))
 	}

@@ -173,10 +173,13 @@ func TestSlowReader(t *testing.T) {
 func TestBusy(t *testing.T) {
 	w := newWorld(t)
 	var states []bool
+	greeted := 0
 	here, there := socketPair(t)
 	done := make(chan error)
 	go func() {
-		done <- Serve(context.Background(), there, Session{Store: w, Busy: func(b bool) { states = append(states, b) }})
+		done <- Serve(context.Background(), there, Session{
+			Store: w, Busy: func(b bool) { states = append(states, b) }, Greeted: func() { greeted += 1 + 10*len(states) },
+		})
 	}()
 	k := &conn{nc: here, in: &decoder{Reader: wire.NewReader(here), dir: w.Dir()}, out: &encoder{Writer: wire.NewWriter(here), dir: w.Dir()}}
 	if err := k.greet(t.Context(), Latest); err != nil {
@@ -193,6 +196,9 @@ func TestBusy(t *testing.T) {
 	}
 	if got := fmt.Sprint(states); got != "[false true false true false true false]" {
 		t.Errorf("states are %s", got)
+	}
+	if greeted != 1 {
+		t.Errorf("the greeting was over %d times, or not before the first request", greeted)
 	}
 }
 

@@ -42,6 +42,9 @@ type Session struct {
 	// when everything asked for has been answered and sent. It is called by the
 	// goroutine of Serve.
 	Busy func(bool)
+	// Greeted, if not nil, is called once the handshake is over. A client that never
+	// comes to that point is for the caller to cut off.
+	Greeted func()
 }
 
 // Serve answers the requests of one client until it hangs up, which is no error.
@@ -56,6 +59,9 @@ func Serve(ctx context.Context, conn io.ReadWriter, o Session) error {
 	}
 	if o.Busy == nil {
 		o.Busy = func(bool) {}
+	}
+	if o.Greeted == nil {
+		o.Greeted = func() {}
 	}
 	s := &session{Session: o, conn: conn, view: o.Store}
 	s.in = &decoder{Reader: wire.NewReader(s), dir: o.Store.Dir()}
@@ -117,6 +123,7 @@ func (s *session) run(ctx context.Context) error {
 	if err := s.greet(ctx); err != nil {
 		return err
 	}
+	s.Greeted()
 	ctx = activity.With(ctx, s.tunnel)
 	for ctx.Err() == nil {
 		s.idle = true
