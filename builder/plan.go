@@ -1,7 +1,3 @@
-// Package builder realises derived paths.
-//
-// So far it plans, and answers for what is valid already: a store with nothing
-// that substitutes or builds says of the rest what it is that it cannot do.
 package builder
 
 import (
@@ -13,14 +9,6 @@ import (
 	"github.com/strata-nix/strata/store"
 	"github.com/strata-nix/strata/storepath"
 )
-
-// Store is what the builder needs of a store.
-type Store interface {
-	store.Store
-	store.OutputQuerier
-	// Derivation reads a derivation, valid or not.
-	Derivation(ctx context.Context, p storepath.Path) (*derivation.Derivation, error)
-}
 
 // QueryMissing tells what is missing, see [store.Planner]. It asks once per level
 // of the graph of derivations.
