@@ -8,11 +8,11 @@
 //
 //	Reader, Copy     parse a stream; Find and List look into it
 //	Writer           make an archive from events
-//	Dump             file system to archive
+//	Dump, DumpRange  file system to archive, or to a part of it
 //	Restore          archive to file system, with canonical metadata
 //	Canonicalise     canonical metadata for a tree that is there already
 //	RemoveTree       delete such a tree again
-//	Listing          the ".ls" JSON of a binary cache
+//	Listing          the ".ls" JSON of a binary cache; List and ListTree make one
 //	GitHash          the Git object id of an archived tree
 //	refscan          (subpackage) search a stream for store path hashes
 //
