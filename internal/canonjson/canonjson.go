@@ -77,6 +77,16 @@ func Valid(s string) error {
 // Canonicalise rewrites one JSON object. Of a key that comes twice the last
 // value stays, as in Nix. Numbers keep their spelling.
 func Canonicalise(object []byte) ([]byte, error) {
+	v, err := Decode(object)
+	if err != nil {
+		return nil, err
+	}
+	return AppendValue(nil, v)
+}
+
+// Decode reads one JSON object and nothing else. Its values are nil, bool,
+// json.Number, string, []any and map[string]any.
+func Decode(object []byte) (map[string]any, error) {
 	dec := json.NewDecoder(bytes.NewReader(object))
 	dec.UseNumber()
 	var v map[string]any
@@ -89,10 +99,12 @@ func Canonicalise(object []byte) ([]byte, error) {
 	if _, err := dec.Token(); !errors.Is(err, io.EOF) {
 		return nil, fmt.Errorf("%w: something follows the object", ErrInvalid)
 	}
-	return appendValue(nil, v, 0)
+	return v, nil
 }
 
-// appendValue appends what a decoder with UseNumber gives.
+// AppendValue appends a value that is made of what Decode gives.
+func AppendValue(dst []byte, v any) ([]byte, error) { return appendValue(dst, v, 0) }
+
 func appendValue(dst []byte, v any, depth int) (_ []byte, err error) {
 	if depth > maxDepth {
 		return nil, fmt.Errorf("%w: nested more than %d deep", ErrInvalid, maxDepth)
