@@ -1,7 +1,8 @@
 // Package narinfo has the .narinfo files of binary caches: what a cache knows
-// about a store object, and where it keeps the object's NAR.
+// about a store object, and where it keeps the object's NAR; and their
+// nix-cache-info, see [CacheInfo].
 //
-// Form: lines "Name: value", each ended by a newline. StorePath, URL, NarHash
+// Form of a .narinfo: lines "Name: value", each ended by a newline. StorePath, URL, NarHash
 // and NarSize must be there; Sig may come several times; names that are not
 // known are passed over, so that newer writers can say more.
 //
@@ -54,6 +55,7 @@ var ErrFormat = errors.New("malformed narinfo")
 
 // SyntaxError says where a narinfo is wrong.
 type SyntaxError struct {
+	Kind string // what it should be; "": a narinfo
 	File string // as it was named to Parse
 	Line int    // from 1; 0 if it is about the whole
 	Why  string
@@ -61,7 +63,11 @@ type SyntaxError struct {
 }
 
 func (e *SyntaxError) Error() string {
-	s := fmt.Sprintf("NAR info file '%s' is corrupt: %s", e.File, e.Why)
+	kind := e.Kind
+	if kind == "" {
+		kind = "NAR info file"
+	}
+	s := fmt.Sprintf("%s '%s' is corrupt: %s", kind, e.File, e.Why)
 	if e.Line > 0 {
 		s += fmt.Sprintf(" at line %d", e.Line)
 	}

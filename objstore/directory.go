@@ -1,0 +1,199 @@
+package objstore
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"iter"
+	"os"
+	"path"
+	"path/filepath"
+	"regexp"
+
+	"golang.org/x/sys/unix"
+)
+
+// Directory is storage in the files of a directory, named as the objects are. It
+// keeps no state, so that others may read and write the same files in the same
+// way at the same time, and the directory may come and go. Symlinks are followed,
+// as the parts of a large storage may lie on several disks.
+//
+// Nothing is forced to disk: after a power failure an object that was just stored
+// may be missing or empty, as with stock Nix.
+type Directory struct {
+	root string
+}
+
+// NewDirectory makes it of an absolute path, which the first Put creates if it
+// is not there.
+func NewDirectory(root string) (*Directory, error) {
+	if !filepath.IsAbs(root) {
+		return nil, fmt.Errorf("directory '%s' of a storage is not absolute", root)
+	}
+	return &Directory{root: filepath.Clean(root)}, nil
+}
+
+// Path is where the directory is.
+func (d *Directory) Path() string { return d.root }
+
+func (d *Directory) file(name string) string { return d.root + "/" + name }
+
+// open opens the file of an object. What is no regular file is not an object, and
+// opening it must not wait.
+func (d *Directory) open(name string) (*os.File, int64, error) {
+	if err := CheckName(name); err != nil {
+		return nil, 0, err
+	}
+	f, err := os.OpenFile(d.file(name), os.O_RDONLY|unix.O_NONBLOCK, 0)
+	if err != nil {
+		return nil, 0, translate(err)
+	}
+	fi, err := f.Stat()
+	if err == nil && !fi.Mode().IsRegular() {
+		err = &fs.PathError{Op: "open", Path: d.file(name), Err: errors.New("not a regular file")}
+	}
+	if err != nil {
+		_ = f.Close()
+		return nil, 0, translate(err)
+	}
+	return f, fi.Size(), nil
+}
+
+// translate makes the errors of files those of this package.
+func translate(err error) error {
+	switch {
+	case errors.Is(err, fs.ErrNotExist), errors.Is(err, unix.ENOTDIR):
+		return fmt.Errorf("%w: %w", ErrNotExist, err)
+	case errors.Is(err, fs.ErrPermission):
+		return fmt.Errorf("%w: %w", ErrForbidden, err)
+	}
+	return err
+}
+
+// Get opens an object. Its reader may be an *os.File.
+func (d *Directory) Get(_ context.Context, name string, o GetOptions) (io.ReadCloser, Info, error) {
+	f, size, err := d.open(name)
+	if err != nil {
+		return nil, Info{}, err
+	}
+	info := Info{Name: name, Size: size}
+	from, n, err := part(d.file(name), size, o)
+	if err != nil {
+		_ = f.Close()
+		return nil, Info{}, err
+	}
+	if n == size {
+		return f, info, nil
+	}
+	return filePart{io.NewSectionReader(f, from, n), f}, info, nil
+}
+
+// filePart is a part of an open file.
+type filePart struct {
+	*io.SectionReader
+	io.Closer
+}
+
+// Stat tells about an object.
+func (d *Directory) Stat(_ context.Context, name string) (Info, error) {
+	if err := CheckName(name); err != nil {
+		return Info{}, err
+	}
+	fi, err := os.Stat(d.file(name))
+	if err == nil && !fi.Mode().IsRegular() {
+		err = &fs.PathError{Op: "stat", Path: d.file(name), Err: errors.New("not a regular file")}
+	}
+	if err != nil {
+		return Info{}, translate(err)
+	}
+	return Info{Name: name, Size: fi.Size()}, nil
+}
+
+// temporary are the files that stock Nix, and we where there is no better way,
+// write before they rename them.
+var temporary = regexp.MustCompile(`\.tmp\.[0-9]+\.[0-9]+$`)
+
+// listed is how many entries of a directory are read at once.
+const listed = 1024
+
+// List lists a directory. One that is not there is empty. Sizes are not told.
+func (d *Directory) List(ctx context.Context, dir string) iter.Seq2[Info, error] {
+	return func(yield func(Info, error) bool) {
+		if err := d.list(ctx, dir, func(i Info) bool { return yield(i, nil) }); err != nil {
+			yield(Info{}, err)
+		}
+	}
+}
+
+func (d *Directory) list(ctx context.Context, dir string, yield func(Info) bool) error {
+	if err := checkDir(dir); err != nil {
+		return err
+	}
+	f, err := os.Open(d.file(dir))
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil
+	}
+	if err != nil {
+		return translate(err)
+	}
+	defer f.Close()
+	for {
+		entries, err := f.ReadDir(listed)
+		for _, e := range entries {
+			// A symlink may well be to a file; whoever opens it will see.
+			if t := e.Type(); !t.IsRegular() && t&fs.ModeSymlink == 0 || temporary.MatchString(e.Name()) {
+				continue
+			}
+			if !yield(Info{Name: path.Join(dir, e.Name()), Size: Unknown}) {
+				return nil
+			}
+		}
+		if errors.Is(err, io.EOF) {
+			return nil
+		}
+		if err == nil && ctx.Err() != nil {
+			err = context.Cause(ctx)
+		}
+		if err != nil {
+			return err
+		}
+	}
+}
+
+// Delete removes an object.
+func (d *Directory) Delete(_ context.Context, name string) error {
+	if err := CheckName(name); err != nil {
+		return err
+	}
+	if err := os.Remove(d.file(name)); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return translate(err)
+	}
+	return nil
+}
+
+// Put stores an object.
+func (d *Directory) Put(ctx context.Context, name string, body io.Reader, o PutOptions) error {
+	if err := CheckName(name); err != nil {
+		return err
+	}
+	if o.IfAbsent {
+		if _, err := d.Stat(ctx, name); err == nil {
+			return nil
+		}
+	}
+	s, err := d.Stage(ctx, path.Dir(name))
+	if err != nil {
+		return err
+	}
+	defer s.Abort()
+	n, err := io.Copy(s, &contextReader{ctx, body})
+	if err == nil && o.Size >= 0 && n != o.Size {
+		err = fmt.Errorf("%w: %d bytes instead of %d", ErrSize, n, o.Size)
+	}
+	if err != nil {
+		return fmt.Errorf("writing '%s': %w", d.file(name), err)
+	}
+	return s.Commit(ctx, name, o)
+}
