@@ -16,6 +16,7 @@ package activity
 import (
 	"context"
 	"fmt"
+	"strings"
 	"sync/atomic"
 )
 
@@ -132,6 +133,23 @@ func Logf(ctx context.Context, level Level, format string, args ...any) {
 // Warnf tells a warning, with the word before it that people look for.
 func Warnf(ctx context.Context, format string, args ...any) {
 	Logf(ctx, Warn, "warning: "+format, args...)
+}
+
+// Errorf tells an error, with the word before it that people look for, and further
+// lines below the first, as Nix shows errors.
+func Errorf(ctx context.Context, format string, args ...any) {
+	if p := at(ctx); p.sink != nil {
+		const word = "error: "
+		text := strings.TrimRight(fmt.Sprintf(format, args...), "\n")
+		p.sink.Log(Error, word+strings.ReplaceAll(text, "\n", "\n"+strings.Repeat(" ", len(word))))
+	}
+}
+
+// SinkOf gives the sink of ctx and the activity that is under way, 0 if none is.
+// The sink is nil if there is none.
+func SinkOf(ctx context.Context) (s Sink, parent uint64) {
+	p := at(ctx)
+	return p.sink, p.parent
 }
 
 var lastID atomic.Uint64

@@ -47,6 +47,16 @@ func (d DerivedPath) IsOpaque() bool { return d.Outputs == nil }
 // WantsAll tells that every output of a derivation is wanted.
 func (d DerivedPath) WantsAll() bool { return len(d.Outputs) == 1 && d.Outputs[0] == AllOutputs }
 
+// Drv is the derivation whose outputs are wanted, as something to be had itself;
+// of an opaque path the path.
+func (d DerivedPath) Drv() DerivedPath {
+	if len(d.Through) == 0 {
+		return DerivedPath{Path: d.Path}
+	}
+	last := len(d.Through) - 1
+	return DerivedPath{Path: d.Path, Through: d.Through[:last:last], Outputs: d.Through[last:]}
+}
+
 // ParseDerivedPath reads the spelling of the worker protocol: a store path, or
 // "<drv>!out,dev", "<drv>!*", and for dynamic derivations "<drv>!out!out".
 func ParseDerivedPath(dir storepath.Dir, text string) (DerivedPath, error) {
@@ -108,6 +118,9 @@ func parseOutputNames(text string) ([]string, error) {
 
 // Text is the inverse of ParseDerivedPath.
 func (d DerivedPath) Text(dir storepath.Dir) string { return d.join(dir, wireSeparator) }
+
+// Arg is the inverse of ParseDerivedPathArg.
+func (d DerivedPath) Arg(dir storepath.Dir) string { return d.join(dir, userSeparator) }
 
 // String is the spelling for people, with "^" as on the command line.
 func (d DerivedPath) String() string { return d.join("", userSeparator) }

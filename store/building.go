@@ -42,7 +42,11 @@ type BuildResult struct {
 	Path   derivation.DerivedPath
 	Status BuildStatus
 	// Message is the error, if Status is one.
-	Message          string
+	Message string
+	// ExitStatus is what a command should exit with that asked for this and for
+	// nothing else, if Status is an error: see [ExitStatus]. It knows of dependencies
+	// that failed, which Status does not; 0: only Status is known.
+	ExitStatus       uint64
 	TimesBuilt       uint64
 	NonDeterministic bool
 	Start, Stop      int64 // seconds since 1970
@@ -72,6 +76,9 @@ const (
 	NotDeterministic       BuildStatus = 12
 	ResolvesToAlreadyValid BuildStatus = 13
 	NoSubstituters         BuildStatus = 14
+	// HashMismatch is an OutputRejected with an exit status of its own. The protocol
+	// does not know it.
+	HashMismatch BuildStatus = 15
 )
 
 // OK tells that what was wanted is there.
@@ -79,10 +86,41 @@ func (s BuildStatus) OK() bool {
 	return s == Built || s == Substituted || s == AlreadyValid || s == ResolvesToAlreadyValid
 }
 
+// Bits of an exit status after failures.
+const (
+	exitFailed           = 0b110_0000 // set with each of the others
+	exitBuild            = 0b000_0100
+	exitTimedOut         = 0b000_0001
+	exitHashMismatch     = 0b000_0010
+	exitNotDeterministic = 0b000_1000
+)
+
+// ExitStatus is what Nix's commands exit with when builds failed with these
+// statuses: 1, or a sum of bits, so that it may be put together with others by
+// "|" when it is not 1.
+// Source: the Nix manual, "nix-store --realise", "Special exit codes".
+func ExitStatus(failed ...BuildStatus) uint64 {
+	var mask uint64
+	for _, s := range failed {
+		switch s {
+		case PermanentFailure, InputRejected, CachedFailure:
+			mask |= exitFailed | exitBuild
+		case TimedOut:
+			mask |= exitFailed | exitBuild | exitTimedOut
+		case HashMismatch:
+			mask |= exitFailed | exitBuild | exitHashMismatch
+		case NotDeterministic:
+			mask |= exitFailed | exitNotDeterministic
+		}
+	}
+	return max(mask, 1)
+}
+
 // Builder realises derived paths.
 type Builder interface {
-	// BuildPaths gives a result for each target, in their order. The error is for
-	// what concerns no single target.
+	// BuildPaths gives a result for each target, in their order; nil for a target
+	// that was given up because another one failed. The error is for what concerns no
+	// single target.
 	BuildPaths(ctx context.Context, targets []derivation.DerivedPath, mode BuildMode) ([]*BuildResult, error)
 }
 

@@ -22,6 +22,20 @@ type TempRooter interface {
 	NewTempRoots() TempRoots
 }
 
+type rootsKey struct{}
+
+// WithTempRoots makes roots those of the caller: what is made valid for it under
+// ctx stays until it closes them, and not only until the call is over.
+func WithTempRoots(ctx context.Context, roots TempRoots) context.Context {
+	return context.WithValue(ctx, rootsKey{}, roots)
+}
+
+// TempRootsOf gives the roots of the caller, nil if it has none.
+func TempRootsOf(ctx context.Context) TempRoots {
+	roots, _ := ctx.Value(rootsKey{}).(TempRoots)
+	return roots
+}
+
 // RootKeeper makes lasting roots.
 type RootKeeper interface {
 	// AddIndirectRoot notes that the symlink at the absolute path link is a root.

@@ -92,7 +92,11 @@ func (e *encoder) realisation(r *store.Realisation) error {
 
 // buildResult is the inverse of decoder.buildResult.
 func (e *encoder) buildResult(r *store.BuildResult) error {
-	e.Uint64(uint64(r.Status))
+	status := r.Status
+	if status == store.HashMismatch {
+		status = store.OutputRejected
+	}
+	e.Uint64(uint64(status))
 	e.Text(r.Message)
 	if e.version >= v1+29 {
 		e.Uint64(r.TimesBuilt)

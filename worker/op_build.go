@@ -3,6 +3,7 @@ package worker
 import (
 	"context"
 	"io"
+	"maps"
 	"slices"
 	"strings"
 
@@ -37,7 +38,15 @@ func serveEnsurePath(ctx context.Context, s *session) error {
 	if err := s.start(); err != nil {
 		return err
 	}
-	return s.done(ensurerOf(s.view).EnsurePath(ctx, p))
+	return s.done(ensurerOf(s.view).EnsurePath(s.rooted(ctx), p))
+}
+
+// rooted is for what the client wants to have afterwards.
+func (s *session) rooted(ctx context.Context) context.Context {
+	if roots := s.tempRoots(); roots != nil {
+		return store.WithTempRoots(ctx, roots)
+	}
+	return ctx
 }
 
 // buildRequest reads what all requests for derived paths consist of.
@@ -58,9 +67,9 @@ func serveBuildPaths(ctx context.Context, s *session) error {
 	if err != nil {
 		return err
 	}
-	results, err := builderOf(s.view).BuildPaths(ctx, targets, mode)
+	results, err := builderOf(s.view).BuildPaths(s.rooted(ctx), targets, mode)
 	if err == nil {
-		err = failures(ctx, s.in.dir, results)
+		err = failures(ctx, s.in.dir, targets, results)
 	}
 	return s.done(err)
 }
@@ -70,11 +79,12 @@ func serveBuildPathsWithResults(ctx context.Context, s *session) error {
 	if err != nil {
 		return err
 	}
-	results, err := builderOf(s.view).BuildPaths(ctx, targets, mode)
+	results, err := builderOf(s.view).BuildPaths(s.rooted(ctx), targets, mode)
 	if err != nil {
 		return err
 	}
 	s.stop()
+	results = slices.DeleteFunc(results, func(r *store.BuildResult) bool { return r == nil })
 	s.out.Uint64(uint64(len(results)))
 	for _, r := range results {
 		s.out.derivedPath(r.Path)
@@ -117,7 +127,7 @@ func serveBuildDerivation(ctx context.Context, s *session) error {
 	if err != nil {
 		return err
 	}
-	result, err := d.BuildDerivation(ctx, drv, b, mode)
+	result, err := d.BuildDerivation(s.rooted(ctx), drv, b, mode)
 	if err != nil {
 		return err
 	}
@@ -154,49 +164,49 @@ func (e *buildError) Error() string      { return e.message }
 func (e *buildError) ExitStatus() uint64 { return e.status }
 
 // failures makes one error of the results that are none. Of several failures all
-// but the message that goes into the error are told as log lines.
-func failures(ctx context.Context, dir storepath.Dir, results []*store.BuildResult) error {
+// messages are told as log lines, and what could not be had goes into the error,
+// be it that it failed or that it was given up for that.
+func failures(ctx context.Context, dir storepath.Dir, targets []derivation.DerivedPath, results []*store.BuildResult) error {
 	var failed []*store.BuildResult
-	for _, r := range results {
-		if !r.Status.OK() {
+	names := map[string]bool{}
+	for i, r := range results {
+		switch {
+		case r == nil:
+		case r.Status.OK():
+			continue
+		default:
 			failed = append(failed, r)
 		}
+		names["'"+targets[i].Drv().Arg(dir)+"'"] = true
 	}
-	if len(failed) == 0 {
+	switch {
+	case len(failed) == 0:
 		return nil
+	case len(names) == 1:
+		return &buildError{failed[0].Message, exitStatus(failed)}
 	}
-	e := &buildError{message: failed[0].Message, status: exitStatus(failed)}
-	if len(failed) > 1 {
-		names := make([]string, len(failed))
-		for i, r := range failed {
-			activity.Logf(ctx, activity.Error, "error: %s", r.Message)
-			names[i] = "'" + r.Path.Text(dir) + "'"
-		}
-		e.message = "build of " + strings.Join(names, ", ") + " failed"
+	for _, r := range failed {
+		activity.Errorf(ctx, "%s", r.Message)
 	}
-	return e
+	list := strings.Join(slices.Sorted(maps.Keys(names)), ", ")
+	return &buildError{"build of " + list + " failed", exitStatus(failed)}
 }
 
-// exitStatus is what Nix's commands exit with after failures, a sum of bits.
-// Source: the Nix manual, "nix-store --realise", "Special exit codes".
+// exitStatus puts those of several failures together.
 func exitStatus(failed []*store.BuildResult) uint64 {
-	var mask uint64
+	status := uint64(1)
 	for _, r := range failed {
-		switch r.Status {
-		case store.PermanentFailure, store.CachedFailure:
-			mask |= 0x64
-		case store.TimedOut:
-			mask |= 0x65
-		case store.OutputRejected:
-			mask |= 0x66
-		case store.NotDeterministic:
-			mask |= 0x68
+		s := r.ExitStatus
+		if s == 0 {
+			s = store.ExitStatus(r.Status)
+		}
+		if status == 1 {
+			status = s
+		} else if s != 1 {
+			status |= s
 		}
 	}
-	if mask == 0 {
-		return 1
-	}
-	return mask
+	return status
 }
 
 // QueryMissing implements store.Planner.
@@ -263,8 +273,8 @@ func (c *Client) BuildPaths(ctx context.Context, targets []derivation.DerivedPat
 	return inOrder(targets, results), nil
 }
 
-// inOrder sorts results as they were asked for. Old daemons answer in an order
-// of their own, and may leave out what they never came to.
+// inOrder sorts results as they were asked for. Daemons answer in an order of
+// their own, and leave out what they gave up because something else failed.
 func inOrder(targets []derivation.DerivedPath, results []*store.BuildResult) []*store.BuildResult {
 	byTarget := make(map[string]*store.BuildResult, len(results))
 	for _, r := range results {
@@ -272,9 +282,7 @@ func inOrder(targets []derivation.DerivedPath, results []*store.BuildResult) []*
 	}
 	out := make([]*store.BuildResult, len(targets))
 	for i, t := range targets {
-		if out[i] = byTarget[t.String()]; out[i] == nil {
-			out[i] = &store.BuildResult{Path: t, Status: store.MiscFailure, Message: "the daemon did not say what became of '" + t.String() + "'"}
-		}
+		out[i] = byTarget[t.String()]
 	}
 	return out
 }
