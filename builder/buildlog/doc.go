@@ -1,7 +1,7 @@
 // Package buildlog has the logs of builds: the files in which they are kept, and
 // the lines that clients see while a build runs.
 //
-//	file, err := buildlog.Create(logDir, drv, buildlog.Options{})
+//	file, err := buildlog.Create(context.WithoutCancel(ctx), logDir, drv, false)
 //	lines := buildlog.NewLines(ctx, act, 25)
 //	io.Copy(io.MultiWriter(file, lines), builderOutput)
 //	lines.Close(); file.Close()

@@ -71,14 +71,13 @@ func (l *Lines) text(p []byte) {
 	if l.cr {
 		l.line, l.cr = l.line[:0], false
 	}
-	l.dirty = true
 	for len(l.line)+len(p) > maxLine {
 		room := maxLine - len(l.line)
 		l.line = append(l.line, p[:room]...)
 		p = p[room:]
 		l.flush()
 	}
-	l.line = append(l.line, p...)
+	l.line, l.dirty = append(l.line, p...), true
 }
 
 // flush ends the line.
