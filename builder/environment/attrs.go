@@ -1,124 +1,96 @@
 package environment
 
 import (
-	"bytes"
 	"context"
-	"encoding/json"
-	"errors"
-	"fmt"
-	"io"
 	"maps"
 	"math/bits"
 	"slices"
-	"unicode/utf8"
 
 	"github.com/strata-nix/strata/derivation"
-	"github.com/strata-nix/strata/internal/canonjson"
-	"github.com/strata-nix/strata/nixhash"
 	"github.com/strata-nix/strata/store"
 	"github.com/strata-nix/strata/storepath"
 )
 
-// jsonVar is the variable that holds structured attributes.
-const jsonVar = "__json"
-
 // structured writes the attributes to files, for shells and for everybody else.
 // Nothing of the derivation becomes a variable.
-func (e *Environment) structured(ctx context.Context, spec *Spec, text string) error {
-	attrs, err := parseAttrs(text)
-	if err != nil {
-		return rejected("cannot process %s attribute: %v", jsonVar, err)
-	}
-	outputs := map[string]any{}
+func (e *Environment) structured(ctx context.Context, spec *Spec) error {
+	outputs := make(map[string]string, len(spec.Drv.Outputs))
 	for name := range spec.Drv.Outputs {
 		outputs[name] = derivation.OutputPlaceholder(name)
 	}
-	attrs["outputs"] = outputs
-	for _, key := range slices.Sorted(maps.Keys(spec.ExportReferencesGraph)) {
-		infos, err := spec.graph(ctx, spec.ExportReferencesGraph[key])
+	wanted := spec.Options.ExportReferencesGraph
+	graphs := make(map[string][]derivation.GraphNode, len(wanted))
+	for _, name := range slices.Sorted(maps.Keys(wanted)) {
+		infos, err := spec.graph(ctx, wanted[name])
 		if err != nil {
 			return err
 		}
-		if attrs[key], err = graphAttr(spec.Store.Dir(), infos); err != nil {
+		if graphs[name], err = nodes(spec.Store.Dir(), infos); err != nil {
 			return err
 		}
 	}
-	all, err := canonjson.AppendValue(nil, attrs)
+	attrs := spec.Options.Structured.Prepared(spec.Store.Dir(), outputs, graphs)
+	text, err := attrs.JSON()
 	if err != nil {
-		return rejected("cannot process %s attribute: %v", jsonVar, err)
+		return err
 	}
-	e.file(spec, "NIX_ATTRS_JSON_FILE", ".attrs.json", string(all))
-	e.file(spec, "NIX_ATTRS_SH_FILE", ".attrs.sh", shell(attrs))
+	e.file(spec, "NIX_ATTRS_JSON_FILE", ".attrs.json", string(text))
+	e.file(spec, "NIX_ATTRS_SH_FILE", ".attrs.sh", string(attrs.Shell()))
 	return nil
 }
 
-// parseAttrs reads a JSON object whose numbers are spelled as Nix spells them.
-func parseAttrs(text string) (map[string]any, error) {
-	if !utf8.ValidString(text) {
-		return nil, errors.New("not UTF-8")
-	}
-	dec := json.NewDecoder(bytes.NewReader([]byte(text)))
-	dec.UseNumber()
-	var attrs map[string]any
-	if err := dec.Decode(&attrs); err != nil {
-		return nil, err
-	}
-	if _, err := dec.Token(); attrs == nil || !errors.Is(err, io.EOF) {
-		return nil, errors.New("not one JSON object")
-	}
-	_, err := respell(attrs)
-	return attrs, err
-}
-
-// respell puts the numbers of a value into Nix's spelling. Objects and lists are
-// changed in place.
-func respell(v any) (_ any, err error) {
-	switch v := v.(type) {
-	case json.Number:
-		return number(v)
-	case []any:
-		for i := range v {
-			if v[i], err = respell(v[i]); err != nil {
-				return nil, err
-			}
-		}
-	case map[string]any:
-		for k := range v {
-			if v[k], err = respell(v[k]); err != nil {
-				return nil, err
-			}
-		}
-	}
-	return v, nil
-}
-
-// graphAttr is a graph of references among structured attributes. Its keys are a
-// part of what builders rely on: none may be added.
-func graphAttr(dir storepath.Dir, infos []*store.PathInfo) ([]any, error) {
+// nodes are infos, which hold all that they refer to, as attributes show them.
+func nodes(dir storepath.Dir, infos []*store.PathInfo) ([]derivation.GraphNode, error) {
 	sizes, err := closureSizes(dir, infos)
 	if err != nil {
 		return nil, err
 	}
-	list := make([]any, len(infos))
+	list := make([]derivation.GraphNode, len(infos))
 	for i, info := range infos {
-		refs := make([]any, len(info.References))
-		for n, r := range info.References {
-			refs[n] = dir.Print(r)
+		list[i] = derivation.GraphNode{
+			Path: info.Path, NarHash: info.NarHash, NarSize: info.NarSize,
+			References: info.References, CA: info.CA, ClosureSize: sizes[info.Path],
 		}
-		attr := map[string]any{
-			"closureSize": json.Number(fmt.Sprint(sizes[info.Path])),
-			"narHash":     info.NarHash.Text(nixhash.Nix32),
-			"narSize":     json.Number(fmt.Sprint(info.NarSize)),
-			"path":        dir.Print(info.Path),
-			"references":  refs,
-			"valid":       true,
-		}
-		if !info.CA.IsZero() {
-			attr["ca"] = info.CA.String()
-		}
-		list[i] = attr
 	}
 	return list, nil
+}
+
+// columns is how many paths are looked at in one go by closureSizes.
+const columns = 1024
+
+// closureSizes gives the sizes of the NARs of the closure of each of infos, which
+// hold all that they refer to. Memory is linear in their number: which of some
+// paths each path reaches is computed for all of them at once, a few columns of
+// the matrix at a time.
+func closureSizes(dir storepath.Dir, infos []*store.PathInfo) (map[storepath.Path]uint64, error) {
+	sorted, err := store.SortByReferences(dir, infos)
+	if err != nil {
+		return nil, err
+	}
+	at := make(map[storepath.Path]int, len(sorted))
+	for i, info := range sorted {
+		at[info.Path] = i
+	}
+	sizes := make(map[storepath.Path]uint64, len(sorted))
+	reach := make([][columns / 64]uint64, len(sorted))
+	for first := 0; first < len(sorted); first += columns {
+		clear(reach)
+		for i := first; i < len(sorted); i++ {
+			row := &reach[i]
+			for _, r := range sorted[i].References {
+				if j, ok := at[r]; ok && j >= first && j != i {
+					for w, word := range reach[j] {
+						row[w] |= word
+					}
+				}
+			}
+			if n := i - first; n < columns {
+				row[n/64] |= 1 << (n % 64)
+			}
+			sizes[sorted[i].Path] += sumSizes(sorted[first:], row)
+		}
+	}
+	return sizes, nil
 }
 
 // sumSizes adds up the sizes of those of infos whose bits are set.

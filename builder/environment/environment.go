@@ -32,11 +32,8 @@ type Spec struct {
 	// Cores is the setting; 0: as many as there are.
 	Cores int
 
-	// PassAsFile, ExportReferencesGraph and ImpureEnvVars are attributes of the
-	// derivation.
-	PassAsFile            []string
-	ExportReferencesGraph map[string][]storepath.Path
-	ImpureEnvVars         []string
+	// Options are the attributes of Drv.
+	Options *derivation.Options
 	// ImpureEnv is the setting: values of impure variables that are not to be taken
 	// from the environment of this process.
 	ImpureEnv map[string]string
@@ -76,8 +73,8 @@ func Make(ctx context.Context, spec Spec) (*Environment, error) {
 		"NIX_BUILD_CORES": strconv.Itoa(cores(spec.Cores)),
 	}}
 	var err error
-	if text, ok := spec.Drv.Env[jsonVar]; ok {
-		err = e.structured(ctx, &spec, text)
+	if spec.Options.Structured != nil {
+		err = e.structured(ctx, &spec)
 	} else {
 		err = e.plain(ctx, &spec)
 	}
@@ -105,14 +102,14 @@ func cores(setting int) int {
 // plain takes the variables of a derivation without structured attributes.
 func (e *Environment) plain(ctx context.Context, spec *Spec) error {
 	for name, value := range spec.Drv.Env {
-		if slices.Contains(spec.PassAsFile, name) {
+		if slices.Contains(spec.Options.PassAsFile, name) {
 			e.file(spec, name+"Path", ".attr-"+nixhash.Of(nixhash.SHA256, name).Digest(nixhash.Nix32), value)
 		} else {
 			e.Vars[name] = value
 		}
 	}
-	for _, name := range slices.Sorted(maps.Keys(spec.ExportReferencesGraph)) {
-		infos, err := spec.graph(ctx, spec.ExportReferencesGraph[name])
+	for _, name := range slices.Sorted(maps.Keys(spec.Options.ExportReferencesGraph)) {
+		infos, err := spec.graph(ctx, spec.Options.ExportReferencesGraph[name])
 		if err != nil {
 			return err
 		}
@@ -140,7 +137,7 @@ func (e *Environment) impure(spec *Spec) error {
 	if kind.IsSandboxed() {
 		return nil
 	}
-	for _, name := range spec.ImpureEnvVars {
+	for _, name := range spec.Options.ImpureEnvVars {
 		if value, ok := spec.ImpureEnv[name]; ok {
 			e.Vars[name] = value
 		} else {
@@ -160,15 +157,16 @@ func (e *Environment) check() error {
 	return nil
 }
 
-// Rewrite replaces text in all variables, names included, and in all files.
-func (e *Environment) Rewrite(r *strings.Replacer) {
+// Rewrite replaces text in all variables, names included, and in all files, see
+// [derivation.Rewrite].
+func (e *Environment) Rewrite(rewrites map[string]string) {
 	vars := make(map[string]string, len(e.Vars))
 	for name, value := range e.Vars {
-		vars[r.Replace(name)] = r.Replace(value)
+		vars[derivation.Rewrite(name, rewrites)] = derivation.Rewrite(value, rewrites)
 	}
 	e.Vars = vars
 	for name, contents := range e.Files {
-		e.Files[name] = r.Replace(contents)
+		e.Files[name] = derivation.Rewrite(contents, rewrites)
 	}
 }
 
