@@ -2,6 +2,7 @@ package store
 
 import (
 	"context"
+	"fmt"
 	"io"
 
 	"github.com/strata-nix/strata/storepath"
@@ -28,6 +29,10 @@ type Offer struct {
 type Import struct {
 	Path   storepath.Path
 	Offers []Offer
+	// More, if not nil, is asked for further offers when all have failed; err is what
+	// the last one failed with. It gives none when there are none. It may be called by any
+	// goroutine.
+	More func(ctx context.Context, err error) []Offer
 }
 
 // ImportOptions say how objects are imported.
@@ -48,9 +53,20 @@ type Importer interface {
 	// other and to what is valid. An object of which an offer fails, or is not what
 	// it promised, is taken from the next one; one that cannot be had, or that refers to one that cannot,
 	// stops none that do not need it. Nothing is fetched of a path that is valid, or
-	// that somebody else is just making valid. The error joins those of all imports
-	// that failed.
+	// that somebody else is just making valid. The error joins those of the imports
+	// that failed; of those that only refer to such, Done hears a DependencyError.
 	Import(ctx context.Context, imports []Import, o ImportOptions) error
+}
+
+// DependencyError says of an object that it could not be had because something
+// could not that it refers to.
+type DependencyError struct {
+	Path string // in full
+	On   string // what it refers to
+}
+
+func (e *DependencyError) Error() string {
+	return fmt.Sprintf("some references of path '%s' could not be realised: '%s' could not", e.Path, e.On)
 }
 
 // NarOpener gives the contents of objects as streams that are read. It is
