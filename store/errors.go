@@ -3,8 +3,11 @@ package store
 import (
 	"errors"
 	"fmt"
+	"maps"
+	"slices"
 
 	"github.com/strata-nix/strata/nixhash"
+	"github.com/strata-nix/strata/storepath"
 )
 
 // Errors by what whoever gets them must do. Types below say more.
@@ -73,6 +76,29 @@ func (e *SignatureError) Error() string {
 
 // Unwrap makes it an ErrNoSignature.
 func (e *SignatureError) Unwrap() error { return ErrNoSignature }
+
+// PartialError says of which paths of a set there is no answer, and why. The
+// answers for the others have been given along with it. That there is none does not
+// mean that a path is not valid: who cannot do with less than all of them
+// takes it as any other error.
+type PartialError struct {
+	Errs map[storepath.Path]error
+}
+
+func (e *PartialError) Error() string {
+	paths := slices.SortedFunc(maps.Keys(e.Errs), storepath.Compare)
+	if len(paths) == 0 {
+		return "no answer"
+	}
+	s := e.Errs[paths[0]].Error()
+	if n := len(paths) - 1; n > 0 {
+		s += fmt.Sprintf(" (and %d more errors)", n)
+	}
+	return s
+}
+
+// Unwrap gives all causes.
+func (e *PartialError) Unwrap() []error { return slices.Collect(maps.Values(e.Errs)) }
 
 // HashMismatchError says which contents were promised and which came.
 type HashMismatchError struct {

@@ -43,7 +43,8 @@ type Querier interface {
 	// ValidPaths gives those of paths that are valid, in the order asked.
 	ValidPaths(ctx context.Context, paths []storepath.Path) ([]storepath.Path, error)
 	// PathInfos gives one answer for each of paths, in their order: nil for a path
-	// that is not valid. The infos may be shared; nobody may change them.
+	// that is not valid. The infos may be shared; nobody may change them. With a
+	// [PartialError] the answers are right for all paths that it does not name.
 	PathInfos(ctx context.Context, paths []storepath.Path) ([]*PathInfo, error)
 }
 
