@@ -35,7 +35,7 @@ var tiers = [][]string{
 	{"builder/sandbox", "chunk", "filetransfer", "nar", "nar/refscan", "objstore/s3", "storepath"},
 	{"derivation", "objstore/http"},
 	{"store"},
-	{"export", "gc", "narinfo", "nixdb", "registration", "trust"},
+	{"export", "gc", "narinfo", "nixdb", "optimise", "registration", "trust"},
 	{"builder/buildlog", "builder/builtin", "builder/environment", "builder/output", "narinfo/diskcache", "substitute"},
 	{"builder/execute"},
 	{"builder", "check", "store/binarycache", "store/lazy", "worker"},
