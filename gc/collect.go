@@ -40,6 +40,10 @@ type Parts struct {
 	Remove func(ctx context.Context, names []string) (freed uint64, err error)
 	// Busy tells whether a temporary directory of the store is in use.
 	Busy func(name string) bool
+	// SeenAt are other places at which processes may see the store directory.
+	SeenAt []string
+	// RootsDaemon asks a roots daemon what processes use, instead of looking.
+	RootsDaemon bool
 	// MoreRoots adds roots that only this store knows of; may be nil.
 	MoreRoots func(ctx context.Context) (store.Roots, error)
 }
@@ -136,7 +140,7 @@ func (p Parts) lastingRoots(ctx context.Context, censor bool) (rootSet, error) {
 	if err != nil {
 		return nil, err
 	}
-	running, err := ProcessRoots(ctx, "/proc", p.Dir)
+	running, err := p.runtimeRoots(ctx)
 	if err != nil {
 		return nil, err
 	}
@@ -149,6 +153,14 @@ func (p Parts) lastingRoots(ctx context.Context, censor bool) (rootSet, error) {
 		merge(all, more, censor)
 	}
 	return rootSet(all), nil
+}
+
+// runtimeRoots are what processes use.
+func (p Parts) runtimeRoots(ctx context.Context) (store.Roots, error) {
+	if p.RootsDaemon {
+		return DaemonRoots(ctx, p.StateDir, p.Dir)
+	}
+	return ProcessRoots(ctx, "/proc", p.Dir, p.SeenAt...)
 }
 
 // errLimit ends a collection that has freed enough.

@@ -323,6 +323,7 @@ func TestProcessRoots(t *testing.T) {
 		"7/environ": "PATH=" + dir.Print(path("a")) + "/bin:" + dir.Print(path("b")) + "\x00X=/nix/store/short\x00",
 		"7/maps":    "7f00-7f01 r-xp 00000000 00:00 1   " + dir.Print(path("c")) + "/lib/x.so\n",
 		"8/environ": "",
+		"9/environ": "X=/merged/store/" + path("f").Base() + "/bin\x00Y=/unmerged/store/" + path("h").Base() + "\x00",
 	} {
 		if err := os.MkdirAll(filepath.Join(proc, filepath.Dir(name), "fd"), 0o755); err != nil {
 			t.Fatal(err)
@@ -331,12 +332,13 @@ func TestProcessRoots(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	for link, target := range map[string]string{"7/exe": dir.Print(path("d")) + "/bin/d (deleted)", "8/cwd": "/root", "8/fd/3": dir.Print(path("e"))} {
+	for link, target := range map[string]string{"7/exe": dir.Print(path("d")) + "/bin/d (deleted)", "8/cwd": "/root", "8/fd/3": dir.Print(path("e")),
+		"9/exe": "/merged/store/" + path("g").Base() + "/bin/g", "9/cwd": "/other/store/" + path("h").Base()} {
 		if err := os.Symlink(target, filepath.Join(proc, link)); err != nil {
 			t.Fatal(err)
 		}
 	}
-	roots, err := ProcessRoots(t.Context(), proc, dir)
+	roots, err := ProcessRoots(t.Context(), proc, dir, "/merged/store", string(dir))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -344,7 +346,7 @@ func TestProcessRoots(t *testing.T) {
 	for p := range roots {
 		got[p.Name()] = true
 	}
-	if left(got) != "a b c d e" {
+	if left(got) != "a b c d e f g" {
 		t.Errorf("roots: %v", roots)
 	}
 }

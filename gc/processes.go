@@ -8,6 +8,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 
 	"golang.org/x/sys/unix"
@@ -19,12 +20,21 @@ import (
 // ProcessRoots finds the store paths that running processes use: as program,
 // working directory, open or mapped file, or in their environment. What may not
 // be read (another user's process) is passed over. The paths need not be valid.
-func ProcessRoots(ctx context.Context, procDir string, dir storepath.Dir) (store.Roots, error) {
+//
+// In whatever mount namespace a process is, the kernel tells a path from the root
+// of that namespace, which is the store directory for those who see it at its
+// place. Others may see it elsewhere: at the directories of also.
+func ProcessRoots(ctx context.Context, procDir string, dir storepath.Dir, also ...string) (store.Roots, error) {
 	entries, err := os.ReadDir(procDir)
 	if err != nil {
 		return nil, fmt.Errorf("looking for running processes: %w", err)
 	}
-	s := procScan{dir: dir, prefix: []byte(string(dir) + "/"), roots: store.Roots{}}
+	s := procScan{dir: dir, prefixes: []string{string(dir) + "/"}, roots: store.Roots{}}
+	for _, d := range also {
+		if p := filepath.Clean(d) + "/"; !slices.Contains(s.prefixes, p) {
+			s.prefixes = append(s.prefixes, p)
+		}
+	}
 	for _, e := range entries {
 		if err := ctx.Err(); err != nil {
 			return nil, err
@@ -43,9 +53,9 @@ func ProcessRoots(ctx context.Context, procDir string, dir storepath.Dir) (store
 }
 
 type procScan struct {
-	dir    storepath.Dir
-	prefix []byte
-	roots  store.Roots
+	dir      storepath.Dir
+	prefixes []string // where the store directory is seen; the first is its name
+	roots    store.Roots
 }
 
 func (s *procScan) process(proc string) error {
@@ -68,10 +78,14 @@ func (s *procScan) process(proc string) error {
 // after its name.
 func (s *procScan) linkAt(link string) {
 	target, err := os.Readlink(link)
-	if err != nil || !strings.HasPrefix(target, string(s.prefix)) {
+	if err != nil {
 		return
 	}
-	s.add(link, strings.TrimSuffix(target, " (deleted)"))
+	for _, prefix := range s.prefixes {
+		if rest, ok := strings.CutPrefix(target, prefix); ok {
+			s.add(link, strings.TrimSuffix(rest, " (deleted)"))
+		}
+	}
 }
 
 // text takes every store path that stands anywhere in a file.
@@ -80,17 +94,23 @@ func (s *procScan) text(file string) {
 	if err != nil {
 		return // it ended, or is not ours to read
 	}
+	for _, prefix := range s.prefixes {
+		s.mentions(file, data, []byte(prefix))
+	}
+}
+
+func (s *procScan) mentions(file string, data, prefix []byte) {
 	for {
-		i := bytes.Index(data, s.prefix)
+		i := bytes.Index(data, prefix)
 		if i < 0 {
 			return
 		}
-		rest := data[i+len(s.prefix):]
+		rest := data[i+len(prefix):]
 		n := 0
 		for n < len(rest) && n <= storepath.HashPartLen+1+storepath.MaxNameLen && isNameByte(rest[n]) {
 			n++
 		}
-		s.add(file, string(s.prefix)+string(rest[:n]))
+		s.add(file, string(rest[:n]))
 		data = rest[n:]
 	}
 }
@@ -99,8 +119,9 @@ func isNameByte(c byte) bool {
 	return c >= '0' && c <= '9' || c >= 'a' && c <= 'z' || c >= 'A' && c <= 'Z' || strings.IndexByte("+-._?=", c) >= 0
 }
 
+// add takes what stands after the store directory.
 func (s *procScan) add(from, target string) {
-	p, _, err := s.dir.Split(target)
+	p, _, err := s.dir.Split(s.prefixes[0] + target)
 	if err != nil {
 		return
 	}

@@ -47,6 +47,7 @@ func (s *Store) garbageParts() gc.Parts {
 	return gc.Parts{
 		Dir:        s.dir,
 		StateDir:   s.state,
+		SeenAt:     []string{s.real, s.layer.Deletable},
 		Graph:      s.graph,
 		Entries:    s.entries,
 		Invalidate: s.invalidate,
