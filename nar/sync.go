@@ -2,6 +2,17 @@ package nar
 
 import "golang.org/x/sys/unix"
 
+// SyncTree waits until the object at path is on disk: contents, metadata and
+// directory entries, but not the entry for the object itself.
+func SyncTree(path string) error {
+	parent, name, err := splitPath(path)
+	if err != nil {
+		return err
+	}
+	defer parent.Close()
+	return syncTree(int(parent.Fd()), name, path)
+}
+
 // syncTree waits until a tree is on disk: contents, metadata and directory
 // entries, but not the entry for the tree itself.
 func syncTree(dirfd int, name, path string) error {

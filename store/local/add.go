@@ -6,8 +6,6 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"io/fs"
-	"os"
 	"path/filepath"
 	"time"
 
@@ -172,21 +170,8 @@ func (b *addBatch) needed(ctx context.Context, p storepath.Path) (bool, error) {
 // another: so when it is not to be had, what we hold is finished first.
 func (b *addBatch) lock(ctx context.Context, p storepath.Path) (*flock.Lock, error) {
 	if len(b.items) > 0 {
-		l, err := flock.Open(b.s.realPath(p) + ".lock")
-		if err != nil {
-			return nil, fmt.Errorf("locking path '%s': %w", b.s.dir.Print(p), err)
-		}
-		ok, err := l.Try(flock.Exclusive)
-		if err == nil && ok {
-			stale, statErr := l.Marked()
-			if statErr == nil && !stale {
-				return l, nil
-			}
-			err = statErr
-		}
-		_ = l.Close()
-		if err != nil {
-			return nil, err
+		if l, err := b.s.tryLockPath(p); l != nil || err != nil {
+			return l, err
 		}
 		if err := b.flush(ctx); err != nil {
 			return nil, err
@@ -265,63 +250,6 @@ func (b *addBatch) flush(ctx context.Context) error {
 		b.s.withdraw(ctx, infos)
 	}
 	return err
-}
-
-// install moves an unpacked object to its place. Its path is locked.
-func (s *Store) install(ctx context.Context, from string, p storepath.Path) error {
-	to := s.realPath(p)
-	// What lies there is not valid: of a process that was killed, or damaged.
-	if _, err := removeTree(ctx, to); err != nil && !errors.Is(err, fs.ErrNotExist) {
-		return fmt.Errorf("clearing the place of path '%s': %w", s.dir.Print(p), err)
-	}
-	if err := moveTree(from, to); err != nil {
-		return fmt.Errorf("moving path '%s' into place: %w", s.dir.Print(p), err)
-	}
-	if s.opts.FsyncStorePaths {
-		return syncDir(s.real)
-	}
-	return nil
-}
-
-// moveTree renames. To move a directory one must be able to write to it, unless
-// one is root; so its mode is opened for that moment.
-func moveTree(from, to string) error {
-	err := os.Rename(from, to)
-	if !errors.Is(err, fs.ErrPermission) {
-		return err
-	}
-	st, statErr := os.Lstat(from)
-	if statErr != nil || !st.IsDir() {
-		return err
-	}
-	if err := os.Chmod(from, 0o755); err != nil { //nolint:gosec // a directory of ours
-		return err
-	}
-	if err := os.Rename(from, to); err != nil {
-		return err
-	}
-	return os.Chmod(to, 0o555) //nolint:gosec // what a store object has
-}
-
-func syncDir(path string) error {
-	d, err := os.Open(path)
-	if err != nil {
-		return err
-	}
-	defer func() { _ = d.Close() }()
-	return d.Sync()
-}
-
-// withdraw takes objects away that could not be registered, unless they are valid
-// all the same.
-func (s *Store) withdraw(ctx context.Context, infos []*store.PathInfo) {
-	ctx = context.WithoutCancel(ctx)
-	for _, info := range infos {
-		if ok, err := s.isValid(ctx, info.Path); ok || err != nil {
-			continue // valid, or could not tell: leave it
-		}
-		_, _ = removeTree(ctx, s.realPath(info.Path)) // a stray is garbage
-	}
 }
 
 // trusted tells whether an object may come in without anybody vouching for it.

@@ -21,6 +21,22 @@ func (s *Store) lockPath(ctx context.Context, p storepath.Path) (*flock.Lock, er
 	return l, nil
 }
 
+// tryLockPath is lockPath without waiting: there is no lock if somebody else has it.
+func (s *Store) tryLockPath(p storepath.Path) (*flock.Lock, error) {
+	l, err := flock.Open(s.realPath(p) + ".lock")
+	if err != nil {
+		return nil, fmt.Errorf("locking path '%s': %w", s.dir.Print(p), err)
+	}
+	ok, err := l.Try(flock.Exclusive)
+	if err == nil && ok {
+		if ok, err = l.Marked(); err == nil && !ok {
+			return l, nil
+		}
+	}
+	_ = l.Close()
+	return nil, err
+}
+
 // unlock also takes the lock file away.
 func unlock(l *flock.Lock) {
 	l.Delete()

@@ -248,13 +248,21 @@ func (s *Store) AddSignatures(ctx context.Context, p storepath.Path, sigs []stor
 	return s.db.AddSignatures(ctx, p, sigs)
 }
 
-// RegisterRealisations stores realisations, see [store.RealisationRegistrar].
+// RegisterRealisations stores realisations, see [store.RealisationRegistrar]. Paths
+// that only the lower store has are copied up for it.
 func (s *Store) RegisterRealisations(ctx context.Context, rs []*store.Realisation) error {
 	if err := s.writable(); err != nil {
 		return err
 	}
 	if !s.opts.CADerivations {
 		return &store.UnsupportedError{Op: "registerDrvOutput", Store: s.uri, Why: "experimental Nix feature 'ca-derivations' is disabled; add '--extra-experimental-features ca-derivations' to enable it"}
+	}
+	paths := make([]storepath.Path, len(rs))
+	for i, r := range rs {
+		paths[i] = r.OutPath
+	}
+	if err := s.Adopt(ctx, storepath.SortUnique(paths)); err != nil {
+		return err
 	}
 	return s.db.RegisterRealisations(ctx, rs)
 }
