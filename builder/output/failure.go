@@ -9,10 +9,8 @@ import (
 // Failure says why there is nothing to register although the builder succeeded.
 // It is the fault of the derivation, not of the store.
 type Failure struct {
+	// Status is OutputRejected, HashMismatch or NotDeterministic.
 	Status store.BuildStatus
-	// HashMismatch tells that a fixed output is not the expected one: a client that
-	// waits for the build exits with 102.
-	HashMismatch bool
 	// Message is upstream's, in which paths of derivations and outputs are quoted.
 	Message string
 	Err     error // what the message is about, or nil
