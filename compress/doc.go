@@ -10,7 +10,7 @@
 //
 //   - A reader may read ahead, up to the end of what it was given, and checks
 //     that nothing but compressed data is there: a stream that ends too early
-//     wraps io.ErrUnexpectedEOF, bytes after its end wrap ErrTrailing. Several
+//     wraps io.ErrUnexpectedEOF, bytes after its end are an error too. Several
 //     streams one after the other are one, for all methods but brotli, whose
 //     format has no room for that.
 //   - Some codecs run beside their caller, in a goroutine or in a child process.

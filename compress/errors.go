@@ -14,7 +14,9 @@ const MaxWindow = 128 << 20
 
 var (
 	// ErrTrailing is for bytes after the end of the compressed data that are
-	// not another stream.
+	// not another stream. Where they are few, or a program decodes, it is
+	// io.ErrUnexpectedEOF or ErrCorrupt instead: they may be the beginning of
+	// a stream as well.
 	ErrTrailing = errors.New("there is something else after the compressed data")
 	// ErrCorrupt is for data that its method cannot have written, wrong
 	// checksums included.

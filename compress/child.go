@@ -1,0 +1,122 @@
+package compress
+
+import (
+	"context"
+	"fmt"
+	"io"
+	"os"
+	"os/exec"
+	"strings"
+	"sync"
+	"syscall"
+
+	"golang.org/x/sys/unix"
+)
+
+// A child is a program that reads its standard input and writes its standard
+// output. It is killed when its context is done.
+type child struct {
+	cmd    *exec.Cmd
+	stdin  *os.File
+	stdout *os.File
+	stderr limitedBuffer
+	fed    chan struct{} // closed when feed is done
+	wait   func() error  // for its end, which it tells as often as it is asked
+}
+
+// pipeSize keeps the program and us from waiting for each other's turn, in
+// bytes. Where so much is not permitted the pipe stays as it is.
+const pipeSize = 512 << 10
+
+func startChild(ctx context.Context, program string, args []string) (*child, error) {
+	c := &child{cmd: exec.CommandContext(ctx, program, args...), fed: make(chan struct{})}
+	theirIn, ourIn, err := os.Pipe()
+	if err != nil {
+		return nil, fmt.Errorf("start %s: %w", program, err)
+	}
+	defer theirIn.Close()
+	ourOut, theirOut, err := os.Pipe()
+	if err != nil {
+		ourIn.Close()
+		return nil, fmt.Errorf("start %s: %w", program, err)
+	}
+	defer theirOut.Close()
+	for _, f := range []*os.File{ourIn, ourOut} {
+		_ = control(f, func(fd uintptr) { _, _ = unix.FcntlInt(fd, unix.F_SETPIPE_SZ, pipeSize) })
+	}
+	c.stdin, c.stdout = ourIn, ourOut
+	c.cmd.Env = xzEnv()
+	c.cmd.Stdin, c.cmd.Stdout, c.cmd.Stderr = theirIn, theirOut, &c.stderr
+	// A Ctrl-C is for us, who then cancel ctx and say what was interrupted.
+	c.cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
+	if err := c.cmd.Start(); err != nil {
+		ourIn.Close()
+		ourOut.Close()
+		return nil, err
+	}
+	c.wait = sync.OnceValue(c.end)
+	return c, nil
+}
+
+func control(f *os.File, do func(fd uintptr)) error {
+	conn, err := f.SyscallConn()
+	if err != nil {
+		return err
+	}
+	return conn.Control(do)
+}
+
+// end waits for the program and says how it went.
+func (c *child) end() error {
+	err := c.cmd.Wait()
+	c.stdout.Close()
+	if err == nil {
+		return nil
+	}
+	if text := strings.TrimSpace(string(c.stderr.kept)); text != "" {
+		return fmt.Errorf("%s: %w: %s", c.cmd.Path, err, text)
+	}
+	return fmt.Errorf("%s: %w", c.cmd.Path, err)
+}
+
+func (c *child) kill() { _ = c.cmd.Process.Kill() }
+
+// feed gives the program all of r. An error of r ends its input, and is known to
+// the source that r is; an error of the pipe is the program's end, of which it
+// tells itself.
+func (c *child) feed(r io.Reader) {
+	defer close(c.fed)
+	defer c.stdin.Close()
+	_, _ = io.Copy(c.stdin, r)
+}
+
+// Read gives what the program writes. At the end, the program's end decides
+// whether that was all.
+func (c *child) Read(p []byte) (int, error) {
+	n, err := c.stdout.Read(p)
+	if err == nil {
+		return n, nil
+	}
+	if err := c.wait(); err != nil {
+		return n, err
+	}
+	<-c.fed // whether it ended since the input failed
+	return n, err
+}
+
+// stop ends the program if it has not ended yet, and waits for it and for feed.
+func (c *child) stop() {
+	c.kill()
+	_ = c.wait()
+	<-c.fed
+}
+
+// A limitedBuffer keeps the beginning of what it is given.
+type limitedBuffer struct{ kept []byte }
+
+const maxStderr = 4 << 10
+
+func (b *limitedBuffer) Write(p []byte) (int, error) {
+	b.kept = append(b.kept, p[:min(len(p), maxStderr-len(b.kept))]...)
+	return len(p), nil
+}
