@@ -61,13 +61,11 @@ func (d *Directory) open(name string) (*os.File, int64, error) {
 	return f, fi.Size(), nil
 }
 
-// translate makes the errors of files those of this package.
+// translate makes the errors of files those of this package. That a file must not
+// be read is not ErrForbidden: it is there.
 func translate(err error) error {
-	switch {
-	case errors.Is(err, fs.ErrNotExist), errors.Is(err, unix.ENOTDIR):
+	if errors.Is(err, fs.ErrNotExist) || errors.Is(err, unix.ENOTDIR) {
 		return fmt.Errorf("%w: %w", ErrNotExist, err)
-	case errors.Is(err, fs.ErrPermission):
-		return fmt.Errorf("%w: %w", ErrForbidden, err)
 	}
 	return err
 }

@@ -1,0 +1,123 @@
+package binarycache
+
+import (
+	"context"
+	"errors"
+	"fmt"
+
+	"github.com/strata-nix/strata/narinfo"
+	"github.com/strata-nix/strata/objstore"
+)
+
+// meta is what is known of the cache itself. The zero value knows nothing.
+type meta struct {
+	turn lock // who has it may find out
+	info narinfo.CacheInfo
+	// read tells that info is right, written that the cache has just said so itself.
+	read, written bool
+}
+
+// lock is a mutex whose waiting can be canceled; the zero value is not usable.
+type lock chan struct{}
+
+func newLock() lock { return make(lock, 1) }
+
+func (l lock) acquire(ctx context.Context) error {
+	select {
+	case l <- struct{}{}:
+		return nil
+	case <-ctx.Done():
+		return context.Cause(ctx)
+	}
+}
+
+func (l lock) release() { <-l }
+
+// readable makes sure that the cache is one for our store directory. An error is
+// not remembered.
+func (s *Store) readable(ctx context.Context) (narinfo.CacheInfo, error) {
+	return s.prepare(ctx, false)
+}
+
+// writable is readable for somebody who will write: it makes what is no cache one.
+func (s *Store) writable(ctx context.Context) error {
+	_, err := s.prepare(ctx, true)
+	return err
+}
+
+func (s *Store) prepare(ctx context.Context, write bool) (narinfo.CacheInfo, error) {
+	m := &s.meta
+	if err := m.turn.acquire(ctx); err != nil {
+		return narinfo.CacheInfo{}, err
+	}
+	defer m.turn.release()
+	if m.read && (m.written || !write) {
+		return m.info, nil
+	}
+	if s.disk != nil && !write {
+		if info, known := s.disk.Info(ctx); known {
+			m.info, m.read = info, true
+			return info, nil
+		}
+	}
+	info, there, err := s.fetchMeta(ctx)
+	switch {
+	case err != nil:
+	case !there && write:
+		info, err = s.writeMeta(ctx)
+		there = err == nil
+	case !there && s.o.Existing:
+		err = fmt.Errorf("'%s' %w: it has no '%s'", s.o.URI, ErrNotCache, narinfo.CacheInfoFile)
+	}
+	if err != nil {
+		return info, err
+	}
+	if there && s.disk != nil {
+		s.disk.SetInfo(ctx, info)
+	}
+	// An empty cache may become another one, so nothing is remembered of it.
+	m.info, m.read, m.written = info, there, there
+	return info, nil
+}
+
+// fetchMeta reads nix-cache-info. That it is forbidden does not mean that it is
+// not there.
+func (s *Store) fetchMeta(ctx context.Context) (info narinfo.CacheInfo, there bool, err error) {
+	text, err := s.readFile(ctx, narinfo.CacheInfoFile, "", narinfo.MaxCacheInfo)
+	if errors.Is(err, objstore.ErrNotExist) {
+		return info, false, nil
+	}
+	if err != nil {
+		return info, false, err
+	}
+	info, err = narinfo.ParseCacheInfo(narinfo.CacheInfoFile, text)
+	if err != nil {
+		return info, false, s.bad(narinfo.CacheInfoFile, "", err)
+	}
+	if info.Dir != "" && info.Dir != s.o.Dir {
+		return info, false, fmt.Errorf("%w: binary cache '%s' is for Nix stores with prefix '%s', not '%s'", ErrStoreDir, s.o.URI, info.Dir, s.o.Dir)
+	}
+	return info, true, nil
+}
+
+// writeMeta writes it as Nix does.
+func (s *Store) writeMeta(ctx context.Context) (narinfo.CacheInfo, error) {
+	info := narinfo.CacheInfo{Dir: s.o.Dir}
+	return info, s.writeFile(ctx, narinfo.CacheInfoFile, info.Text(), "", objstore.PutOptions{ContentType: typeCacheInfo})
+}
+
+// Advertise gives what the options say, or else the cache itself.
+func (s *Store) Advertise(ctx context.Context) (priority int, massQuery bool, err error) {
+	info, err := s.readable(ctx)
+	if err != nil {
+		return 0, false, err
+	}
+	priority, massQuery = info.Priority, info.WantMassQuery
+	if s.o.Priority != nil {
+		priority = *s.o.Priority
+	}
+	if s.o.WantMassQuery != nil {
+		massQuery = *s.o.WantMassQuery
+	}
+	return priority, massQuery, nil
+}
