@@ -1,8 +1,6 @@
 package substitute
 
-import (
-	"github.com/strata-nix/strata/store"
-)
+import "github.com/strata-nix/strata/store"
 
 // Source is a store that objects are taken from.
 type Source struct {
