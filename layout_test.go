@@ -55,7 +55,7 @@ var sideways = map[edge]string{
 // support is for tests and tools only, and may import anything that is not a
 // command. No package of the tiers imports it outside of tests.
 var support = []string{
-	"internal/corpus", "internal/debian", "internal/fault", "internal/memstore", "internal/testenv", "store/storetest",
+	"internal/corpus", "internal/debian", "internal/fault", "internal/memstore", "internal/testenv", "objstore/objstoretest", "store/storetest",
 }
 
 type edge struct{ from, to string }

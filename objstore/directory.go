@@ -51,14 +51,26 @@ func (d *Directory) open(name string) (*os.File, int64, error) {
 		return nil, 0, translate(err)
 	}
 	fi, err := f.Stat()
-	if err == nil && !fi.Mode().IsRegular() {
-		err = &fs.PathError{Op: "open", Path: d.file(name), Err: errors.New("not a regular file")}
+	if err == nil {
+		err = checkRegular("open", d.file(name), fi)
 	}
 	if err != nil {
 		_ = f.Close()
 		return nil, 0, translate(err)
 	}
 	return f, fi.Size(), nil
+}
+
+// checkRegular refuses what is no file. A directory is where objects are, and none
+// itself.
+func checkRegular(op, file string, fi fs.FileInfo) error {
+	switch {
+	case fi.Mode().IsRegular():
+		return nil
+	case fi.IsDir():
+		return &fs.PathError{Op: op, Path: file, Err: fs.ErrNotExist}
+	}
+	return &fs.PathError{Op: op, Path: file, Err: errors.New("not a regular file")}
 }
 
 // translate makes the errors of files those of this package. That a file must not
@@ -100,8 +112,8 @@ func (d *Directory) Stat(_ context.Context, name string) (Info, error) {
 		return Info{}, err
 	}
 	fi, err := os.Stat(d.file(name))
-	if err == nil && !fi.Mode().IsRegular() {
-		err = &fs.PathError{Op: "stat", Path: d.file(name), Err: errors.New("not a regular file")}
+	if err == nil {
+		err = checkRegular("stat", d.file(name), fi)
 	}
 	if err != nil {
 		return Info{}, translate(err)

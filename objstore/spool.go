@@ -81,8 +81,12 @@ func (s *Spool) Close() {
 // Sized gives body as something of known size that can be read again: as it is
 // if it can be, or else through a spool. done gives back what that took.
 func Sized(ctx context.Context, body io.Reader, size int64) (r io.ReadSeeker, n int64, done func(), err error) {
-	if rs, ok := body.(io.ReadSeeker); ok && size >= 0 {
-		return rs, size, func() {}, nil
+	if rs, ok := body.(io.ReadSeeker); ok {
+		n, err := remaining(rs)
+		if err == nil && size >= 0 && n != size {
+			err = fmt.Errorf("%w: %d bytes instead of %d", ErrSize, n, size)
+		}
+		return rs, n, func() {}, err
 	}
 	spool := NewSpool("")
 	n, err = io.Copy(spool, &contextReader{ctx, body})
@@ -97,6 +101,20 @@ func Sized(ctx context.Context, body io.Reader, size int64) (r io.ReadSeeker, n 
 		return nil, 0, nil, err
 	}
 	return r, n, spool.Close, nil
+}
+
+// remaining is how many bytes are left to be read.
+func remaining(r io.Seeker) (int64, error) {
+	at, err := r.Seek(0, io.SeekCurrent)
+	if err != nil {
+		return 0, err
+	}
+	end, err := r.Seek(0, io.SeekEnd)
+	if err != nil {
+		return 0, err
+	}
+	_, err = r.Seek(at, io.SeekStart)
+	return end - at, err
 }
 
 // contextReader ends with the context.
