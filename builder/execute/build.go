@@ -283,9 +283,6 @@ func (b *build) outcome(err error) (*store.BuildResult, error) {
 		r.Status, r.Message = failed.status, failed.msg
 	case errors.As(err, &rejected):
 		r.Status, r.Message = rejected.Status, rejected.Message
-		if rejected.HashMismatch {
-			r.Status = store.HashMismatch
-		}
 	default:
 		return nil, fmt.Errorf("while building derivation '%s': %w", b.dir.Print(b.job.DrvPath), err)
 	}

@@ -1,7 +1,6 @@
 package execute
 
 import (
-	"context"
 	"fmt"
 	"strings"
 
@@ -71,7 +70,7 @@ func (b *build) knownOutputs() string {
 const diskReserve = 8 << 20
 
 // diskFull guesses whether a builder that failed did so for lack of space.
-func diskFull(_ context.Context, places ...string) bool {
+func diskFull(places ...string) bool {
 	for _, p := range places {
 		var st unix.Statfs_t
 		if unix.Statfs(p, &st) == nil && st.Bavail*uint64(st.Bsize) < diskReserve { //nolint:gosec // a block size
