@@ -90,8 +90,8 @@ func (s *Server) compressed(w *answerWriter, r *http.Request, o *object, m compr
 	ctx, cancel := context.WithCancel(r.Context())
 	defer cancel()
 	level := compress.DefaultLevel
-	if m == s.o.Compression {
-		level = s.o.CompressionLevel
+	if m == s.o.Compression && s.o.CompressionLevel != nil {
+		level = *s.o.CompressionLevel
 	}
 	// The compressor may write from a goroutine of its own, but not after Close.
 	c, err := compress.NewWriter(ctx, m, w, compress.Options{Level: level})

@@ -38,8 +38,8 @@ type Options struct {
 	// Compression is that of the NARs that narinfos name; none if empty. All others
 	// can be had, too.
 	Compression compress.Method
-	// CompressionLevel is that of Compression; 0: the method's default.
-	CompressionLevel int
+	// CompressionLevel is that of Compression, nil for the method's own.
+	CompressionLevel *int
 	// Encode compresses NARs for clients that say Accept-Encoding: zstd, unless
 	// they ask for a range. It does not show in narinfos.
 	Encode bool
@@ -83,9 +83,6 @@ func (o Options) withDefaults() Options {
 	}
 	if o.Compression == "" {
 		o.Compression = compress.None
-	}
-	if o.CompressionLevel == 0 {
-		o.CompressionLevel = compress.DefaultLevel
 	}
 	if o.MaxCompressions <= 0 {
 		o.MaxCompressions = runtime.GOMAXPROCS(0)
