@@ -199,8 +199,8 @@ func (d *Directory) Put(ctx context.Context, name string, body io.Reader, o PutO
 	}
 	defer s.Abort()
 	n, err := io.Copy(s, &contextReader{ctx, body})
-	if err == nil && o.Size >= 0 && n != o.Size {
-		err = fmt.Errorf("%w: %d bytes instead of %d", ErrSize, n, o.Size)
+	if err == nil {
+		err = checkSize(n, o.Size)
 	}
 	if err != nil {
 		return fmt.Errorf("writing '%s': %w", d.file(name), err)

@@ -85,8 +85,8 @@ func (m *Memory) Put(ctx context.Context, name string, body io.Reader, o PutOpti
 	if err != nil {
 		return fmt.Errorf("storing '%s': %w", name, err)
 	}
-	if o.Size >= 0 && o.Size != int64(len(data)) {
-		return fmt.Errorf("storing '%s': %w: %d bytes instead of %d", name, ErrSize, len(data), o.Size)
+	if err := checkSize(int64(len(data)), o.Size); err != nil {
+		return fmt.Errorf("storing '%s': %w", name, err)
 	}
 	m.mu.Lock()
 	defer m.mu.Unlock()

@@ -160,7 +160,7 @@ func TestSpool(t *testing.T) {
 	for _, size := range []int{0, 1, 256 << 10, 256<<10 + 1, 5 << 20} {
 		data := bytes.Repeat([]byte("0123456789abcdef"), size/16+1)[:size]
 		s := objstore.NewSpool(t.TempDir())
-		if n, err := io.Copy(s, iotestChunks{bytes.NewReader(data)}); err != nil || n != int64(size) || s.Size() != n {
+		if n, err := io.Copy(s, chunks{bytes.NewReader(data)}); err != nil || n != int64(size) || s.Size() != n {
 			t.Fatalf("%d: %d, %v", size, n, err)
 		}
 		for range 2 {
@@ -177,40 +177,49 @@ func TestSpool(t *testing.T) {
 	}
 }
 
-// iotestChunks gives odd pieces and hides everything but Read.
-type iotestChunks struct{ r io.Reader }
+// chunks gives odd pieces and hides everything but Read.
+type chunks struct{ r io.Reader }
 
-func (c iotestChunks) Read(p []byte) (int, error) { return c.r.Read(p[:min(len(p), 10_007)]) }
+func (c chunks) Read(p []byte) (int, error) { return c.r.Read(p[:min(len(p), 10_007)]) }
 
 func TestSized(t *testing.T) {
+	begun := strings.NewReader("a text")
+	if _, err := begun.Seek(2, io.SeekStart); err != nil {
+		t.Fatal(err)
+	}
 	for _, c := range []struct {
 		body io.Reader
 		size int64
-		want string
+		want string // "": an error
 	}{
 		{strings.NewReader("text"), 4, "text"},
+		{strings.NewReader("text"), 5, ""},
 		{strings.NewReader("text"), objstore.Unknown, "text"},
-		{iotestChunks{strings.NewReader("text")}, 4, "text"},
-		{iotestChunks{strings.NewReader("text")}, 5, ""},
+		{begun, 4, "text"},
+		{chunks{strings.NewReader("text")}, 4, "text"},
+		{chunks{strings.NewReader("text")}, objstore.Unknown, "text"},
+		{chunks{strings.NewReader("text")}, 5, ""},
 	} {
-		r, n, done, err := objstore.Sized(t.Context(), c.body, c.size)
+		r, done, err := objstore.Sized(t.Context(), c.body, c.size)
 		if c.want == "" {
 			if !errors.Is(err, objstore.ErrSize) {
 				t.Errorf("%v", err)
 			}
 			continue
 		}
-		if err != nil || n != 4 {
-			t.Fatal(n, err)
+		if err != nil || r.Size() != 4 {
+			t.Fatal(r, err)
 		}
-		if b, err := io.ReadAll(r); err != nil || string(b) != c.want {
-			t.Errorf("%q, %v", b, err)
+		for range 2 {
+			if b, err := io.ReadAll(io.NewSectionReader(r, 0, r.Size())); err != nil || string(b) != c.want {
+				t.Errorf("%q, %v", b, err)
+			}
 		}
 		done()
 	}
 	ctx, cancel := context.WithCancel(t.Context())
 	cancel()
-	if _, _, _, err := objstore.Sized(ctx, iotestChunks{strings.NewReader("x")}, 1); !errors.Is(err, context.Canceled) {
+	if _, _, err := objstore.Sized(ctx, chunks{strings.NewReader("x")}, 1); !errors.Is(err, context.Canceled) {
 		t.Errorf("canceled: %v", err)
 	}
 }

@@ -78,43 +78,58 @@ func (s *Spool) Close() {
 	}
 }
 
-// Sized gives body as something of known size that can be read again: as it is
-// if it can be, or else through a spool. done gives back what that took.
-func Sized(ctx context.Context, body io.Reader, size int64) (r io.ReadSeeker, n int64, done func(), err error) {
-	if rs, ok := body.(io.ReadSeeker); ok {
-		n, err := remaining(rs)
-		if err == nil && size >= 0 && n != size {
-			err = fmt.Errorf("%w: %d bytes instead of %d", ErrSize, n, size)
-		}
-		return rs, n, func() {}, err
+// Sized gives what is left of body as something of known size that can be read
+// again, by several at once: as it is if it can be, or else through a spool. size is what the
+// size has to be, or Unknown. done gives back what that took.
+func Sized(ctx context.Context, body io.Reader, size int64) (r *io.SectionReader, done func(), err error) {
+	if r, err = section(body); err != nil {
+		return nil, nil, err
+	}
+	if r != nil {
+		return r, func() {}, checkSize(r.Size(), size)
 	}
 	spool := NewSpool("")
-	n, err = io.Copy(spool, &contextReader{ctx, body})
-	if err == nil && size >= 0 && n != size {
-		err = fmt.Errorf("%w: %d bytes instead of %d", ErrSize, n, size)
+	n, err := io.Copy(spool, &contextReader{ctx, body})
+	if err == nil {
+		err = checkSize(n, size)
 	}
 	if err == nil {
 		r, err = spool.Reader()
 	}
 	if err != nil {
 		spool.Close()
-		return nil, 0, nil, err
+		return nil, nil, err
 	}
-	return r, n, spool.Close, nil
+	return r, spool.Close, nil
 }
 
-// remaining is how many bytes are left to be read.
-func remaining(r io.Seeker) (int64, error) {
+// checkSize compares the size of a body with what was said.
+func checkSize(got, said int64) error {
+	if said >= 0 && got != said {
+		return fmt.Errorf("%w: %d bytes instead of %d", ErrSize, got, said)
+	}
+	return nil
+}
+
+// section gives what is left of a body that can be read anywhere, nil if it cannot.
+func section(body io.Reader) (*io.SectionReader, error) {
+	r, ok := body.(interface {
+		io.ReaderAt
+		io.Seeker
+	})
+	if !ok {
+		return nil, nil
+	}
 	at, err := r.Seek(0, io.SeekCurrent)
 	if err != nil {
-		return 0, err
+		return nil, nil // a pipe, for instance
 	}
 	end, err := r.Seek(0, io.SeekEnd)
 	if err != nil {
-		return 0, err
+		return nil, err
 	}
 	_, err = r.Seek(at, io.SeekStart)
-	return end - at, err
+	return io.NewSectionReader(r, at, max(end-at, 0)), err
 }
 
 // contextReader ends with the context.
