@@ -57,6 +57,11 @@ func (d DerivedPath) Drv() DerivedPath {
 	return DerivedPath{Path: d.Path, Through: d.Through[:last:last], Outputs: d.Through[last:]}
 }
 
+// Of wants outputs of the derivation that d is: the inverse of Drv.
+func (d DerivedPath) Of(outputs ...string) DerivedPath {
+	return DerivedPath{Path: d.Path, Through: append(slices.Clone(d.Through), d.Outputs...), Outputs: outputs}
+}
+
 // ParseDerivedPath reads the spelling of the worker protocol: a store path, or
 // "<drv>!out,dev", "<drv>!*", and for dynamic derivations "<drv>!out!out".
 func ParseDerivedPath(dir storepath.Dir, text string) (DerivedPath, error) {
