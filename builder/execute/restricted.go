@@ -17,7 +17,7 @@ import (
 //
 // Source: src/libstore/restricted-store.cc of upstream.
 type restricted struct {
-	next  Store
+	next  store.Store
 	roots store.TempRoots
 	// show makes a path appear in the sandbox that was not there.
 	show func(ctx context.Context, p storepath.Path) error
@@ -46,7 +46,7 @@ var _ interface {
 	store.Truster
 } = (*restricted)(nil)
 
-func newRestricted(next Store, job *Job, show func(context.Context, storepath.Path) error) *restricted {
+func newRestricted(next store.Store, job *Job, show func(context.Context, storepath.Path) error) *restricted {
 	r := &restricted{next: next, roots: job.Roots, show: show, inputs: storepath.Set{}, added: storepath.Set{}, outputs: map[store.DrvOutput]bool{}}
 	for _, info := range job.Inputs {
 		r.inputs.Add(info.Path)
