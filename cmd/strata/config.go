@@ -12,6 +12,7 @@ import (
 	"github.com/strata-nix/strata/store"
 	"github.com/strata-nix/strata/store/local"
 	"github.com/strata-nix/strata/storepath"
+	"github.com/strata-nix/strata/substitute"
 	"github.com/strata-nix/strata/trust"
 )
 
@@ -36,8 +37,8 @@ type config struct {
 
 	local               local.Options // what nix.conf says of local stores
 	users               trust.Users
-	substituters        []string
-	trustedSubstituters []string // for clients that are not trusted
+	pool                *substitute.Pool // of all stores that this process opens
+	trustedSubstituters []string         // for clients that are not trusted
 	waitForLowers       time.Duration
 
 	warnings []string
@@ -139,8 +140,14 @@ func (c *config) obey(env environment, s *settings) error {
 	c.users.Trusted = s.Strings("trusted-users", c.users.Trusted)
 	c.users.Allowed = s.Strings("allowed-users", c.users.Allowed)
 	c.users.BuildUsersGroup = c.local.BuildUsersGroup
-	c.substituters = s.Strings("substituters", []string{defaultCache})
-	c.trustedSubstituters = slices.Concat(c.substituters, s.Strings("trusted-substituters", nil))
+	c.pool = substitute.NewPool(c.openSubstituter)
+	c.local.Substituters = s.Strings("substituters", []string{defaultCache})
+	c.local.NoSubstitute = !s.flag("substitute", true)
+	c.local.Fallback = s.flag("fallback", false)
+	jobs, err := s.Uint("max-substitution-jobs", substitute.DefaultJobs)
+	s.note(err)
+	c.local.SubstitutionJobs = int(min(max(jobs, 1), 1000)) //nolint:gosec // even 0 lets one be under way, as in Nix
+	c.trustedSubstituters = slices.Concat(c.local.Substituters, s.Strings("trusted-substituters", nil))
 	for _, w := range s.Warnings() {
 		c.warnings = append(c.warnings, w.String())
 	}

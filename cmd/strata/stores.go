@@ -75,7 +75,7 @@ var generalParams = []string{
 func (c *config) localOptions(p *params) local.Options {
 	p.ignore(generalParams...)
 	o := c.local
-	o.Substituters = c.openSubstituters
+	o.Pool = c.pool
 	o.Dir = c.storeDir(p)
 	o.Root = p.path("root", "")
 	if at := p.ref.Authority; at != "" && o.Root == "" {

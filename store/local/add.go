@@ -1,7 +1,6 @@
 package local
 
 import (
-	"bufio"
 	"context"
 	"errors"
 	"fmt"
@@ -10,8 +9,6 @@ import (
 	"time"
 
 	"github.com/strata-nix/strata/internal/flock"
-	"github.com/strata-nix/strata/nar"
-	"github.com/strata-nix/strata/nixhash"
 	"github.com/strata-nix/strata/store"
 	"github.com/strata-nix/strata/storepath"
 )
@@ -199,25 +196,7 @@ func (b *addBatch) unpack(ctx context.Context, info *store.PathInfo, narStream i
 	if err != nil {
 		return "", err
 	}
-	what := fmt.Sprintf("importing path '%s'", b.s.dir.Print(info.Path))
-	// The size bounds what is read, so that a buffer cannot swallow what follows.
-	limited := &io.LimitedReader{R: narStream, N: int64(info.NarSize)} //nolint:gosec // compared below
-	h := nixhash.SHA256.New()
-	stats, err := nar.Restore(ctx, bufio.NewReaderSize(io.TeeReader(limited, h), readSize), path,
-		nar.RestoreOptions{Sync: b.s.opts.FsyncStorePaths})
-	if err != nil {
-		if errors.Is(err, io.ErrUnexpectedEOF) && limited.N == 0 {
-			return "", fmt.Errorf("%s: the NAR is longer than %d bytes or cut short: %w", what, info.NarSize, errors.Join(store.ErrMismatch, err))
-		}
-		return "", fmt.Errorf("%s: %w", what, err)
-	}
-	if got := uint64(stats.NarSize); got != info.NarSize { //nolint:gosec // a count of bytes
-		return "", &store.SizeMismatchError{What: what, Want: info.NarSize, Got: got}
-	}
-	if got := nixhash.Sum(nixhash.SHA256, h); got != info.NarHash {
-		return "", &store.HashMismatchError{What: what, Want: info.NarHash, Got: got}
-	}
-	return path, b.s.checkContentAddress(ctx, info, path)
+	return path, b.s.unpack(ctx, info, narStream, path)
 }
 
 // flush puts everything in place and registers it in one transaction.

@@ -32,6 +32,7 @@ import (
 	"github.com/strata-nix/strata/nixdb"
 	"github.com/strata-nix/strata/store"
 	"github.com/strata-nix/strata/storepath"
+	"github.com/strata-nix/strata/substitute"
 )
 
 // Layering is what a layered store decides differently. The zero value decides
@@ -54,7 +55,8 @@ type Layering struct {
 // Store is an open local store.
 type Store struct {
 	*shared
-	opts Options // those that a client may override
+	opts   Options // those that a client may override
+	engine *substitute.Engine
 }
 
 // shared is what views of one store have in common.
@@ -82,9 +84,11 @@ var _ interface {
 	store.Directory
 	store.RealisationQuerier
 	store.LogQuerier
+	store.SubstituterQuerier
 	store.Truster
 	store.Adder
 	store.MultiAdder
+	store.Importer
 	store.DumpAdder
 	store.Registrar
 	store.SignatureAdder
@@ -127,6 +131,7 @@ func OpenLayered(ctx context.Context, o Options, l Layering) (*Store, error) {
 		return nil, fmt.Errorf("opening store '%s': %w", o.URI, err)
 	}
 	s.db = db
+	s.engine = substitute.New(o.Pool, s, o.substitution())
 	if !o.ReadOnly {
 		s.clearLeftovers()
 	}
@@ -153,24 +158,30 @@ func (s *Store) RealDir() string { return s.real }
 // Trust is full: whoever can open the files needs no permission from us.
 func (s *Store) Trust(context.Context) (store.Trust, error) { return store.Trusted, nil }
 
-// Override gives a view with other settings: require-sigs, trusted-public-keys,
-// extra-trusted-public-keys, keep-outputs, keep-derivations, fsync-store-paths.
+// Override gives a view with other settings, see overrides.
 func (s *Store) Override(settings map[string]string) (store.Store, error) {
 	o, err := s.opts.override(settings)
 	if err != nil {
 		return nil, err
 	}
 	common := *s.shared
-	common.view = true
-	return &Store{shared: &common, opts: o}, nil
+	return s.viewOf(common, o), nil
 }
 
 // Own is the store without what lies below it: its database alone. Closing it
 // does nothing.
 func (s *Store) Own() *Store {
 	common := *s.shared
-	common.view, common.layer.Lower = true, nil
-	return &Store{shared: &common, opts: s.opts}
+	common.layer.Lower = nil
+	return s.viewOf(common, s.opts)
+}
+
+// viewOf is another look at the same store.
+func (s *Store) viewOf(common shared, o Options) *Store {
+	common.view = true
+	v := &Store{shared: &common, opts: o}
+	v.engine = s.engine.With(v, o.substitution())
+	return v
 }
 
 // realPath is where an object is.

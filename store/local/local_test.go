@@ -18,6 +18,7 @@ import (
 	"github.com/strata-nix/strata/store/local"
 	"github.com/strata-nix/strata/store/storetest"
 	"github.com/strata-nix/strata/storepath"
+	"github.com/strata-nix/strata/substitute"
 )
 
 func open(t *testing.T, o local.Options) *local.Store {
@@ -405,9 +406,11 @@ func TestRepair(t *testing.T) {
 	lie := storetest.File(t, storepath.DefaultDir, "chain-0", "another")
 	lie.Info.Path, lie.Info.CA = chain[0].Path(), storepath.ContentAddress{}
 	add(t, bad, lie)
-	s := open(t, local.Options{Root: root, Substituters: func(context.Context) ([]store.Store, error) {
-		return []store.Store{bad.Own(), good.Own()}, nil
-	}})
+	sources := map[string]store.Store{"memory://bad": bad.Own(), "memory://good": good.Own()}
+	s := open(t, local.Options{
+		Root: root, Substituters: []string{"memory://bad", "memory://good"},
+		Pool: substitute.NewPool(func(_ context.Context, uri string) (store.Store, error) { return sources[uri], nil }),
+	})
 	add(t, s, chain...)
 	for i, damage := range []func(path string) error{
 		os.Remove,

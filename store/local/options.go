@@ -1,11 +1,10 @@
 package local
 
 import (
-	"context"
 	"path/filepath"
 
-	"github.com/strata-nix/strata/store"
 	"github.com/strata-nix/strata/storepath"
+	"github.com/strata-nix/strata/substitute"
 	"github.com/strata-nix/strata/trust"
 )
 
@@ -45,10 +44,15 @@ type Options struct {
 	AllowSymlinkedStore   bool   // "allow-symlinked-store"
 	CADerivations         bool   // the experimental feature ca-derivations is on
 	GitHashing            bool   // the experimental feature git-hashing is on
-	// Substituters opens the stores that damaged objects are fetched from again
-	// ("substituters"), in the order of their priority; whoever calls it closes them.
-	// nil: none.
-	Substituters func(ctx context.Context) ([]store.Store, error)
+
+	// Pool opens the stores that objects come from; nil: there are none.
+	Pool *substitute.Pool
+	// Substituters are their URIs ("substituters").
+	Substituters     []string
+	NoSubstitute     bool // "substitute" is false
+	Fallback         bool // "fallback"
+	SubstitutionJobs int  // "max-substitution-jobs"; 0: substitute.DefaultJobs
+
 	// URI is what the store calls itself; "local" or what it was opened as.
 	URI string
 }

@@ -2,6 +2,8 @@ package local
 
 import (
 	"fmt"
+	"slices"
+	"strconv"
 	"strings"
 
 	"github.com/strata-nix/strata/trust"
@@ -16,6 +18,34 @@ var overrides = map[string]func(o *Options, value string) error{
 	"sync-before-registering":   onBool(func(o *Options, b bool) { o.SyncBeforeRegistering = b }),
 	"trusted-public-keys":       onKeys(func(o *Options, k trust.Keys) { o.TrustedKeys = k }),
 	"extra-trusted-public-keys": onKeys(func(o *Options, k trust.Keys) { o.TrustedKeys = o.TrustedKeys.With(k) }),
+	"substitute":                onBool(func(o *Options, b bool) { o.NoSubstitute = !b }),
+	"fallback":                  onBool(func(o *Options, b bool) { o.Fallback = b }),
+	"max-substitution-jobs":     onJobs,
+	"substituters":              onURIs(func(_ []string, uris []string) []string { return uris }),
+	"binary-caches":             onURIs(func(_ []string, uris []string) []string { return uris }),
+	"extra-substituters":        onURIs(func(old []string, uris []string) []string { return slices.Concat(old, uris) }),
+	"extra-binary-caches":       onURIs(func(old []string, uris []string) []string { return slices.Concat(old, uris) }),
+}
+
+// onURIs reads a list of substituters.
+func onURIs(change func(old, uris []string) []string) func(*Options, string) error {
+	return func(o *Options, value string) error {
+		o.Substituters = change(o.Substituters, strings.Fields(value))
+		return nil
+	}
+}
+
+// maxJobs bounds what a client may ask for.
+const maxJobs = 1000
+
+func onJobs(o *Options, value string) error {
+	n, err := strconv.ParseUint(value, 10, 32)
+	if err != nil {
+		return fmt.Errorf("has invalid value '%.80s', expected a number", value)
+	}
+	// Even 0 lets one be under way, as in Nix.
+	o.SubstitutionJobs = int(min(max(n, 1), maxJobs)) //nolint:gosec // at most maxJobs
+	return nil
 }
 
 func onBool(set func(*Options, bool)) func(*Options, string) error {
