@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"os"
 	"path"
+	"strings"
 	"sync"
 	"time"
 
@@ -81,7 +82,7 @@ func (b *build) runProcess(ctx context.Context, w *watch) (exited, error) {
 	b.term.closeSlave()
 	var notExecuted *sandbox.ExecError
 	if errors.As(err, &notExecuted) {
-		b.write([]byte(notExecuted.Error() + "\n"))
+		b.write([]byte("error: " + capitalised(notExecuted) + "\n"))
 		return failedToExecute, nil
 	}
 	if err != nil {
@@ -98,6 +99,13 @@ func (b *build) runProcess(ctx context.Context, w *watch) (exited, error) {
 	_ = b.term.master.SetReadDeadline(time.Now().Add(drainTime))
 	wg.Wait()
 	return exited{exit}, err
+}
+
+// capitalised says why a program was not executed in the C library's words, which
+// people look for; Go begins them with a small letter.
+func capitalised(e *sandbox.ExecError) string {
+	why := e.Err.Error()
+	return fmt.Sprintf("executing '%s': %s%s", e.Path, strings.ToUpper(why[:1]), why[1:])
 }
 
 // spec tells the sandbox what to run.
