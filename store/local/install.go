@@ -121,31 +121,27 @@ func (s *Store) carryTree(ctx context.Context, from, to string) error {
 // one is root; so its mode is opened for that moment.
 func moveTree(from, to string) error {
 	err := os.Rename(from, to)
-	if !errors.Is(err, fs.ErrPermission) {
-		return err
-	}
-	if !openDirectory(from) {
+	if !errors.Is(err, fs.ErrPermission) || !openDirectory(from) {
 		return err
 	}
 	if err := os.Rename(from, to); err != nil {
 		return err
 	}
-	return os.Chmod(to, storeDirMode)
+	return closeDirectory(to)
 }
 
-// exchangeTrees lets two objects change places.
-func exchangeTrees(a, b string) (err error) {
+// exchangeTrees lets two objects change places, see moveTree.
+func exchangeTrees(a, b string) error {
 	exchange := func() error { return unix.Renameat2(unix.AT_FDCWD, a, unix.AT_FDCWD, b, unix.RENAME_EXCHANGE) }
-	if err := exchange(); !errors.Is(err, fs.ErrPermission) {
+	err := exchange()
+	if !errors.Is(err, fs.ErrPermission) {
 		return err
 	}
-	for _, p := range []string{a, b} {
-		if openDirectory(p) {
-			// Whichever of the two lies there then.
-			defer func() { err = errors.Join(err, os.Chmod(p, storeDirMode)) }()
-		}
+	opened := openDirectory(a)
+	if opened = openDirectory(b) || opened; !opened {
+		return err
 	}
-	return exchange()
+	return errors.Join(exchange(), closeDirectory(a), closeDirectory(b))
 }
 
 // storeDirMode is the mode of directories in a store object.
@@ -156,6 +152,16 @@ const storeDirMode = 0o555
 func openDirectory(path string) bool {
 	st, err := os.Lstat(path)
 	return err == nil && st.IsDir() && os.Chmod(path, storeDirMode|0o200) == nil
+}
+
+// closeDirectory gives a directory the mode that it has in a store; anything else it
+// leaves alone.
+func closeDirectory(path string) error {
+	st, err := os.Lstat(path)
+	if err != nil || !st.IsDir() {
+		return err
+	}
+	return os.Chmod(path, storeDirMode)
 }
 
 func syncDir(path string) error {
