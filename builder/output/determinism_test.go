@@ -142,7 +142,7 @@ func TestRepair(t *testing.T) {
 			out.Intact = intact
 			again.Outputs["out"] = out
 			w.build(t, again, files...)
-			if _, err := output.Register(t.Context(), w.Store, again, output.Options{}); err != nil {
+			if _, err := output.Register(t.Context(), w.backing, again, output.Options{}); err != nil {
 				t.Fatal(err)
 			}
 			if got := w.read(t, r.Infos["out"].Path, "a"); (got == good) == intact {
@@ -187,7 +187,7 @@ func TestDiffHook(t *testing.T) {
 		w.build(t, again, file{"out", "a", "2"})
 		var said lines
 		ctx := activity.With(t.Context(), &said)
-		_, err := output.Register(ctx, w.Store, again, output.Options{DiffHook: hook})
+		_, err := output.Register(ctx, w.backing, again, output.Options{DiffHook: hook})
 		if err == nil || !strings.Contains(err.Error(), "may not be deterministic") || !strings.Contains(err.Error(), ".check\"") {
 			t.Errorf("%v", err)
 		}

@@ -26,7 +26,7 @@ import (
 // {out} and the like are filled in.
 func (w *world) fails(t *testing.T, job *output.Job, o output.Options, status store.BuildStatus, part string) *output.Failure {
 	t.Helper()
-	_, err := output.Register(t.Context(), w.Store, job, o)
+	_, err := output.Register(t.Context(), w.backing, job, o)
 	var f *output.Failure
 	if !errors.As(err, &f) || f.Status != status || !strings.Contains(f.Message, part) {
 		t.Fatalf("status %d, %v; want %d, …%s…", func() store.BuildStatus {
@@ -181,7 +181,7 @@ func TestRewritingFileNames(t *testing.T) {
 	for _, c := range "13579bdfhjlnprtvxz" {
 		w.build(t, job, file{"out", "lib-" + string(c), ""})
 	}
-	_, err := output.Register(t.Context(), w.Store, job, output.Options{})
+	_, err := output.Register(t.Context(), w.backing, job, output.Options{})
 	var f *output.Failure
 	if err != nil && (!errors.As(err, &f) || f.Status != store.OutputRejected) {
 		t.Errorf("%v", err)
@@ -194,7 +194,7 @@ func TestCanceled(t *testing.T) {
 	w.build(t, job, file{"out", "", "{out}"})
 	ctx, cancel := context.WithCancel(t.Context())
 	cancel()
-	_, err := output.Register(ctx, w.Store, job, output.Options{})
+	_, err := output.Register(ctx, w.backing, job, output.Options{})
 	if !errors.Is(err, context.Canceled) || w.isValid(t, job.Outputs["out"].Path) {
 		t.Errorf("%v", err)
 	}

@@ -201,7 +201,7 @@ func TestStockNixRefusesTheSame(t *testing.T) {
 			expr, drv := n.instantiate(t, c.attrs, c.outputs, c.files)
 			said := n.RunFails(t, "nix-build", "--no-out-link", expr)
 			w, job := n.replay(t, drv, c.files)
-			_, err := output.Register(t.Context(), w.Store, job, output.Options{Realisations: true})
+			_, err := output.Register(t.Context(), w.backing, job, output.Options{Realisations: true})
 			var f *output.Failure
 			if !errors.As(err, &f) {
 				t.Fatalf("%v; stock says %s", err, said)

@@ -18,9 +18,21 @@ import (
 	"github.com/strata-nix/strata/storepath"
 )
 
+// backing is a store in which things are built.
+type backing interface {
+	store.Store
+	store.Directory
+	store.Adder
+	store.Registrar
+	store.RealisationQuerier
+	store.Verifier
+	store.Collector
+	Derivation(ctx context.Context, p storepath.Path) (*derivation.Derivation, error)
+}
+
 // world is a store, and a place where builders leave outputs.
 type world struct {
-	*local.Store
+	backing
 	chroot string
 }
 
@@ -31,7 +43,12 @@ func newWorld(t *testing.T) *world {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { _ = s.Close() })
-	w := &world{Store: s, chroot: filepath.Join(s.RealDir(), "scratch.chroot")}
+	return worldOf(t, s)
+}
+
+func worldOf(t *testing.T, s backing) *world {
+	t.Helper()
+	w := &world{backing: s, chroot: filepath.Join(s.RealDir(), "scratch.chroot")}
 	if err := os.Mkdir(w.chroot, 0o755); err != nil {
 		t.Fatal(err)
 	}
@@ -183,7 +200,7 @@ func (w *world) build(t *testing.T, job *output.Job, files ...file) {
 // store is sound.
 func (w *world) register(t *testing.T, job *output.Job, o output.Options) *output.Result {
 	t.Helper()
-	r, err := output.Register(t.Context(), w.Store, job, o)
+	r, err := output.Register(t.Context(), w.backing, job, o)
 	if err != nil {
 		t.Fatal(err)
 	}
