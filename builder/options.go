@@ -1,32 +1,25 @@
 package builder
 
 import (
-	"time"
+	"fmt"
+	"slices"
+
+	"github.com/strata-nix/strata/builder/execute"
 )
 
-// Defaults of nix.conf.
-const (
-	DefaultMaxJobs             = 1
-	DefaultMaxSubstitutionJobs = 16
-	DefaultPollInterval        = 5 * time.Second
-)
-
-// Options are the settings of nix.conf that say what is built, when and how
-// often, named as there. See [Options.Override] for those that a client may
-// change for itself.
+// Options are the settings of nix.conf that say what is built, and when, named
+// as there. See [Options.Override] for those that a client may change for itself.
 type Options struct {
+	// Execute are those that say how.
+	Execute execute.Options
+
 	// MaxJobs is how many builds of one request run at once; 0: none ("max-jobs").
 	MaxJobs uint
-	// MaxSubstitutionJobs is how many objects are fetched at once
-	// ("max-substitution-jobs").
-	MaxSubstitutionJobs uint
 	// KeepGoing builds what can be built after a failure ("keep-going").
 	KeepGoing bool
 	// Fallback builds what could not be fetched although a substituter has it
 	// ("fallback").
 	Fallback bool
-	// NoSubstitute asks no substituters ("substitute" is false).
-	NoSubstitute bool
 	// AlwaysAllowSubstitutes disregards the attribute allowSubstitutes of
 	// derivations ("always-allow-substitutes").
 	AlwaysAllowSubstitutes bool
@@ -36,13 +29,25 @@ type Options struct {
 	// ExtraPlatforms are other systems that this machine can build for
 	// ("extra-platforms").
 	ExtraPlatforms []string
-	// SystemFeatures are what derivations may require of this machine
-	// ("system-features").
-	SystemFeatures []string
-	// ExperimentalFeatures of Nix that are on ("experimental-features").
-	ExperimentalFeatures []string
+	// DiffHook is Execute.DiffHook, if RunDiffHook ("diff-hook", "run-diff-hook").
+	DiffHook    string
+	RunDiffHook bool
+}
 
-	// PollInterval is how often a lock that another process has is tried, at most
-	// ("build-poll-interval").
-	PollInterval time.Duration
+// The experimental features of Nix that make a difference here.
+const (
+	featureCA     = "ca-derivations"
+	featureImpure = "impure-derivations"
+)
+
+func (o *Options) has(feature string) bool { return slices.Contains(o.Execute.Features, feature) }
+
+// require is the error of an experimental feature that is off.
+func (o *Options) require(features ...string) error {
+	for _, f := range features {
+		if !o.has(f) {
+			return fmt.Errorf("experimental Nix feature '%s' is disabled; add '--extra-experimental-features %s' to enable it", f, f)
+		}
+	}
+	return nil
 }

@@ -3,16 +3,18 @@ package builder
 import (
 	"context"
 
+	"github.com/strata-nix/strata/builder/execute"
 	"github.com/strata-nix/strata/derivation"
-	"github.com/strata-nix/strata/nixhash"
 	"github.com/strata-nix/strata/store"
 	"github.com/strata-nix/strata/storepath"
+	"github.com/strata-nix/strata/substitute"
 )
 
 // Store is the store in which things are built.
 type Store interface {
 	store.Store
 	store.Directory
+	store.NarSource
 	store.OutputQuerier
 	store.RealisationQuerier
 	store.RealisationRegistrar
@@ -25,40 +27,28 @@ type Store interface {
 	LogDir() string
 }
 
-// Executor builds one derivation whose inputs are valid.
+// Executor builds one derivation whose inputs are valid and whose outputs are
+// locked.
 type Executor interface {
 	// Build runs the builder and registers the outputs. That the build failed is a
 	// result. When ctx ends, the builder and all its children are killed, and nothing
 	// of it stays.
-	Build(ctx context.Context, job *Job) (*store.BuildResult, error)
+	Build(ctx context.Context, job *execute.Job) (*store.BuildResult, error)
 }
 
-// Job is a derivation that can be built at once.
-type Job struct {
-	// DrvPath is the name under which the derivation is built, logged and kept as
-	// deriver. It need not be valid.
-	DrvPath storepath.Path
-	// Drv is what is built: all of its inputs are InputSrcs.
-	Drv *derivation.Basic
-	// Inputs are the infos of the closure of its inputs, in no particular order.
-	Inputs []*store.PathInfo
-	// Hashes are those of the derivation modulo its inputs, by output: the ids of
-	// its realisations.
-	Hashes map[string]nixhash.Hash
-	// Outputs are what is known of the outputs, by name.
-	Outputs map[string]Output
-	Mode    store.BuildMode
-	// Roots keep what the build makes from being collected.
-	Roots store.TempRoots
+// Substituter gets objects from elsewhere. [substitute.Engine] is one.
+type Substituter interface {
+	Plan(ctx context.Context, wanted []substitute.Wanted) (*substitute.Plan, error)
+	Substitute(ctx context.Context, wanted []substitute.Wanted, o substitute.Options) ([]substitute.Result, error)
+	Substitutables(ctx context.Context, wanted []substitute.Wanted) ([]*store.Substitutable, error)
+	Realisations(ctx context.Context, ids []store.DrvOutput) ([]*store.Realisation, error)
+	SubstituteRealisations(ctx context.Context, ids []store.DrvOutput, o substitute.Options) ([]substitute.Result, []*store.Realisation, error)
 }
 
-// Output is what is known of an output before the build.
-type Output struct {
-	// Path is where it is or will be; zero if only the build can tell.
-	Path storepath.Path
-	// Valid tells that it is there. Such an output is not touched, except in the
-	// modes repair, where it is replaced unless Intact, and check.
-	Valid bool
-	// Intact tells that its contents have been compared with its hash.
-	Intact bool
+// View is a store as one client sees it.
+type View struct {
+	Store Store
+	// Substituter is nil if there are no substituters, or the client wants none.
+	Substituter Substituter
+	Options     Options
 }

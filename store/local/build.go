@@ -10,19 +10,43 @@ import (
 	"github.com/strata-nix/strata/storepath"
 )
 
+// Building is what builds in this store, and as which client it is seen there.
+// seen is this store, or the one that is built on it.
+func (s *Store) Building(seen builder.Store) (*builder.Builder, builder.View) {
+	v := builder.View{Store: seen, Options: s.opts.Build}
+	v.Options.Fallback = s.opts.Fallback
+	if v.Options.Execute.Users.StateDir == "" {
+		v.Options.Execute.Users.StateDir = s.state
+	}
+	if !s.opts.NoSubstitute {
+		v.Substituter = s.Substitution()
+	}
+	return s.builds, v
+}
+
 // QueryMissing plans, see [store.Planner].
 func (s *Store) QueryMissing(ctx context.Context, targets []derivation.DerivedPath) (*store.Missing, error) {
-	return builder.QueryMissing(ctx, s, targets)
+	b, v := s.Building(s)
+	return b.QueryMissing(ctx, v, targets)
 }
 
-// EnsurePath answers for what is valid, see [store.Ensurer].
+// EnsurePath makes a path valid, see [store.Ensurer].
 func (s *Store) EnsurePath(ctx context.Context, p storepath.Path) error {
-	return builder.EnsurePath(ctx, s, p)
+	b, v := s.Building(s)
+	return b.EnsurePath(ctx, v, p)
 }
 
-// BuildPaths answers for what is valid, see [store.Builder].
+// BuildPaths realises derived paths, see [store.Builder].
 func (s *Store) BuildPaths(ctx context.Context, targets []derivation.DerivedPath, mode store.BuildMode) ([]*store.BuildResult, error) {
-	return builder.BuildPaths(ctx, s, targets, mode)
+	b, v := s.Building(s)
+	return b.BuildPaths(ctx, v, targets, mode)
+}
+
+// BuildDerivation builds a derivation that need not be in the store, see
+// [store.DerivationBuilder].
+func (s *Store) BuildDerivation(ctx context.Context, p storepath.Path, d *derivation.Basic, mode store.BuildMode) (*store.BuildResult, error) {
+	b, v := s.Building(s)
+	return b.BuildDerivation(ctx, v, p, d, mode)
 }
 
 // DerivationOutputs gives the outputs of a valid derivation: the paths that are

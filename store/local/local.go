@@ -29,6 +29,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/strata-nix/strata/builder"
 	"github.com/strata-nix/strata/nixdb"
 	"github.com/strata-nix/strata/store"
 	"github.com/strata-nix/strata/storepath"
@@ -61,14 +62,15 @@ type Store struct {
 
 // shared is what views of one store have in common.
 type shared struct {
-	db    *nixdb.DB
-	dir   storepath.Dir
-	real  string
-	state string
-	log   string
-	uri   string
-	layer Layering
-	view  bool // closing it does nothing
+	db     *nixdb.DB
+	dir    storepath.Dir
+	real   string
+	state  string
+	log    string
+	uri    string
+	layer  Layering
+	builds *builder.Builder
+	view   bool // closing it does nothing
 }
 
 // Every ability of a local store.
@@ -102,6 +104,7 @@ var _ interface {
 	store.Planner
 	store.Ensurer
 	store.Builder
+	store.DerivationBuilder
 } = (*Store)(nil)
 
 // Open opens a store, which it makes if it is not there and not ReadOnly.
@@ -132,6 +135,7 @@ func OpenLayered(ctx context.Context, o Options, l Layering) (*Store, error) {
 	}
 	s.db = db
 	s.engine = substitute.New(o.Pool, s, o.substitution())
+	s.builds = builder.New(nil)
 	if !o.ReadOnly {
 		s.clearLeftovers()
 	}

@@ -3,6 +3,7 @@ package local
 import (
 	"path/filepath"
 
+	"github.com/strata-nix/strata/builder"
 	"github.com/strata-nix/strata/storepath"
 	"github.com/strata-nix/strata/substitute"
 	"github.com/strata-nix/strata/trust"
@@ -52,6 +53,9 @@ type Options struct {
 	NoSubstitute     bool // "substitute" is false
 	Fallback         bool // "fallback"
 	SubstitutionJobs int  // "max-substitution-jobs"; 0: substitute.DefaultJobs
+
+	// Build says what is built, and how.
+	Build builder.Options
 
 	// URI is what the store calls itself; "local" or what it was opened as.
 	URI string

@@ -86,5 +86,7 @@ func (o Options) override(settings map[string]string) (Options, error) {
 			}
 		}
 	}
-	return o, nil
+	var err error
+	o.Build, err = o.Build.Override(settings)
+	return o, err
 }

@@ -37,8 +37,6 @@ import (
 
 	"golang.org/x/sys/unix"
 
-	"github.com/strata-nix/strata/builder"
-	"github.com/strata-nix/strata/derivation"
 	"github.com/strata-nix/strata/overlayfs"
 	"github.com/strata-nix/strata/store"
 	"github.com/strata-nix/strata/store/local"
@@ -202,27 +200,6 @@ func (s *Store) PathFromHashPart(ctx context.Context, hashPart string) (storepat
 	return p, err
 }
 
-// DerivationOutputs asks the layer in which the derivation is valid.
-func (s *Store) DerivationOutputs(ctx context.Context, drv storepath.Path) (map[string]storepath.Path, error) {
-	here, err := s.Store.DB().ValidPaths(ctx, []storepath.Path{drv})
-	if err != nil {
-		return nil, err
-	}
-	if len(here) > 0 {
-		return s.Store.DerivationOutputs(ctx, drv)
-	}
-	for _, l := range s.lowers {
-		valid, err := l.ValidPaths(ctx, []storepath.Path{drv})
-		if err != nil {
-			return nil, err
-		}
-		if len(valid) > 0 {
-			return l.derivationOutputs(ctx, drv)
-		}
-	}
-	return nil, &store.InvalidPathError{Path: s.Dir().Print(drv)}
-}
-
 // Realisations asks the upper, then the lowers.
 func (s *Store) Realisations(ctx context.Context, ids []store.DrvOutput) ([]*store.Realisation, error) {
 	all, err := s.Store.Realisations(ctx, ids)
@@ -285,42 +262,6 @@ func (s *Store) NarFromPath(ctx context.Context, p storepath.Path, w io.Writer) 
 		return &store.DamageError{Layer: "upper", Path: s.Dir().Print(p), Why: "it is valid and its object cannot be read", Err: err}
 	}
 	return err
-}
-
-// QueryMissing plans over all layers.
-func (s *Store) QueryMissing(ctx context.Context, targets []derivation.DerivedPath) (*store.Missing, error) {
-	return builder.QueryMissing(ctx, s, targets)
-}
-
-// BuildPaths answers from all layers. What was asked for is then leaned on, so its
-// metadata is copied up.
-func (s *Store) BuildPaths(ctx context.Context, targets []derivation.DerivedPath, mode store.BuildMode) ([]*store.BuildResult, error) {
-	results, err := builder.BuildPaths(ctx, s, targets, mode)
-	if err != nil {
-		return nil, err
-	}
-	var have []storepath.Path
-	for i, r := range results {
-		if !r.Status.OK() {
-			continue
-		}
-		have = append(have, targets[i].Path)
-		for _, o := range r.Outputs {
-			have = append(have, o.OutPath)
-		}
-	}
-	have = storepath.SortUnique(have)
-	s.show(ctx, have)
-	return results, s.Store.Adopt(ctx, have)
-}
-
-// EnsurePath answers from all layers, like BuildPaths.
-func (s *Store) EnsurePath(ctx context.Context, p storepath.Path) error {
-	if err := builder.EnsurePath(ctx, s, p); err != nil {
-		return err
-	}
-	s.show(ctx, []storepath.Path{p})
-	return s.Store.Adopt(ctx, []storepath.Path{p})
 }
 
 // upperPath is where the upper layer has, or would have, an entry.

@@ -1,0 +1,200 @@
+package builder
+
+import (
+	"context"
+	"fmt"
+
+	"github.com/strata-nix/strata/derivation"
+	"github.com/strata-nix/strata/store"
+	"github.com/strata-nix/strata/storepath"
+)
+
+// building is the goal of building a derivation whose input derivations are
+// realised. It is one for all outputs.
+type building struct {
+	goal
+	node *node
+	// basic is what is built: outputs of inputs are among its sources.
+	basic *derivation.Basic
+}
+
+// buildItself has an output by building its derivation.
+func (r *request) buildItself(o *output) {
+	n := o.node
+	if n.building == nil {
+		n.building = &building{node: n}
+		n.building.quiet = true // the output tells
+		r.batch.sources = append(r.batch.sources, n.building)
+	}
+	b := n.building
+	r.await([]*goal{&b.goal}, func(ctx context.Context, w *wait) error {
+		if w.failed > 0 {
+			r.progress.builds.expected--
+			r.end(ctx, &o.goal, failed, b.result)
+			return nil
+		}
+		real := b.result.Outputs[o.name]
+		if real == nil {
+			return fmt.Errorf("output '%s' of derivation '%s' is unexpectedly invalid", o.name, r.Store.Dir().Print(n.path))
+		}
+		result := *b.result
+		result.Outputs = map[string]*store.Realisation{o.name: real}
+		o.path, o.real = real.OutPath, real
+		r.progress.builds.expected--
+		r.succeed(ctx, &o.goal, &result)
+		return nil
+	})
+}
+
+// checkSources looks whether all sources of derivations are there.
+func (r *request) checkSources(ctx context.Context, bs []*building) error {
+	var all []storepath.Path
+	for _, b := range bs {
+		all = append(all, b.node.drv.InputSrcs...)
+	}
+	all = storepath.SortUnique(all)
+	if err := r.roots.Add(ctx, all); err != nil {
+		return err
+	}
+	valid, err := r.Store.ValidPaths(ctx, all)
+	if err != nil {
+		return err
+	}
+	have := storepath.NewSet(valid...)
+	for _, b := range bs {
+		var goals []*goal
+		for _, p := range b.node.drv.InputSrcs {
+			if have.Has(p) {
+				continue
+			}
+			if r.Substituter == nil {
+				return fmt.Errorf("dependency '%s' of '%s' does not exist, and substitution is disabled",
+					r.Store.Dir().Print(p), r.Store.Dir().Print(b.node.path))
+			}
+			goals = append(goals, &r.path(p, storepath.ContentAddress{}, false).goal)
+		}
+		r.await(goals, func(ctx context.Context, w *wait) error {
+			if w.failed > 0 {
+				r.fail(ctx, &b.goal, store.DependencyFailed, r.cannotBuild(b.node, w.failed))
+				return nil
+			}
+			return r.prepare(ctx, b)
+		})
+	}
+	return nil
+}
+
+// prepare gets a derivation ready that has all that it is built from.
+func (r *request) prepare(ctx context.Context, b *building) error {
+	n := b.node
+	basic := n.drv.Basic
+	if n.kind == derivation.Deferred {
+		return fmt.Errorf("%w: the output paths of derivation '%s' do not follow from it", derivation.ErrInvalid, r.Store.Dir().Print(n.path))
+	}
+	if len(n.drv.InputDrvs) > 0 {
+		basic.InputSrcs = append([]storepath.Path(nil), basic.InputSrcs...)
+		for p, want := range n.drv.InputDrvs {
+			for _, name := range want.Outputs {
+				out, ok := n.inputs.inputPath(derivation.DerivedPath{Path: p}, name)
+				if !ok {
+					return fmt.Errorf("derivation '%s' requires non-existent output '%s' from input derivation '%s'",
+						r.Store.Dir().Print(n.path), name, r.Store.Dir().Print(p))
+				}
+				basic.InputSrcs = append(basic.InputSrcs, out)
+			}
+		}
+		basic.InputSrcs = storepath.SortUnique(basic.InputSrcs)
+	}
+	b.basic = &basic
+	if why := r.rejects(n); why != "" {
+		r.fail(ctx, &b.goal, store.InputRejected, fmt.Sprintf("Cannot build '%s'.%s", r.Store.Dir().Print(n.path), why))
+		return nil
+	}
+	r.ready = append(r.ready, b)
+	return nil
+}
+
+// startBuilding starts what can be started, in the order in which it became
+// ready. What another request is building already needs no slot.
+func (r *request) startBuilding(ctx context.Context) (any bool) {
+	waiting := r.ready[:0]
+	for _, b := range r.ready {
+		slot := &slot{pool: r.slots}
+		if !r.b.underWay(r.key(b)) && !slot.try() {
+			waiting = append(waiting, b)
+			continue
+		}
+		any = true
+		r.progress.builds.running++
+		r.spawn(ctx, func(ctx context.Context) step {
+			defer slot.release()
+			result, err := r.build(ctx, b, slot)
+			return func(ctx context.Context) error {
+				r.progress.builds.running--
+				if err != nil {
+					return err
+				}
+				r.built(ctx, b, result)
+				return nil
+			}
+		})
+	}
+	clear(r.ready[len(waiting):])
+	r.ready = waiting
+	return any
+}
+
+// built ends the goal.
+func (r *request) built(ctx context.Context, b *building, result *store.BuildResult) {
+	// Of a large graph only the paths are needed any more.
+	b.basic, b.node.opts = nil, nil
+	if !result.Status.OK() {
+		r.progress.builds.failed++
+		r.failAs(ctx, &b.goal, result)
+		return
+	}
+	if result.Status == store.Built {
+		r.progress.builds.done++
+	}
+	r.succeed(ctx, &b.goal, result)
+}
+
+// build builds a derivation, or waits for another request that does.
+func (r *request) build(ctx context.Context, b *building, slot *slot) (*store.BuildResult, error) {
+	for {
+		result, joined, err := r.b.share(ctx, r.key(b), func(ctx context.Context, s *shared) (*store.BuildResult, error) {
+			if err := slot.take(ctx); err != nil {
+				return nil, err
+			}
+			return r.execute(ctx, b, slot, s)
+		}, r.keep)
+		if ctx.Err() != nil {
+			return nil, context.Cause(ctx)
+		}
+		if !joined || err == nil && !limited(result.Status) {
+			return result, err
+		}
+		// Their limits are not ours, nor is what went wrong with their request.
+	}
+}
+
+// limited tells that settings of whoever builds were the reason for a failure.
+func limited(s store.BuildStatus) bool { return s == store.TimedOut || s == store.LogLimitExceeded }
+
+// keep makes temporary roots of what was built.
+func (r *request) keep(ctx context.Context, result *store.BuildResult) error {
+	paths := make([]storepath.Path, 0, len(result.Outputs))
+	for _, real := range result.Outputs {
+		paths = append(paths, real.OutPath)
+	}
+	return r.roots.Add(ctx, paths)
+}
+
+// key is what makes two builds the same.
+func (r *request) key(b *building) shareKey {
+	k := shareKey{drv: b.node.path, text: b.node.text, mode: b.node.mode}
+	if b.node.kind == derivation.Impure {
+		k.only = r // each one makes something new
+	}
+	return k
+}

@@ -1,0 +1,27 @@
+package builder
+
+import (
+	"fmt"
+	"slices"
+	"strings"
+)
+
+// rejects says why a derivation cannot be built on this machine, "" if it can.
+func (r *request) rejects(n *node) string {
+	var why strings.Builder
+	if r.MaxJobs == 0 {
+		why.WriteString("\nReason: local builds are disabled (max-jobs = 0)" +
+			"\nHint: set 'max-jobs' to a non-zero value to enable local builds, or configure remote builders via 'builders'")
+	}
+	if p := n.drv.Platform; p != r.System && !slices.Contains(r.ExtraPlatforms, p) && !n.drv.IsBuiltin() {
+		fmt.Fprintf(&why, "\nReason: platform mismatch\nRequired system: '%s'\nCurrent system: '%s'", p, r.System)
+	}
+	required := n.opts.SystemFeatures(n.kind)
+	missing := func(f string) bool { return !slices.Contains(r.Execute.SystemFeatures, f) }
+	if slices.ContainsFunc(required, missing) {
+		available := slices.Sorted(slices.Values(r.Execute.SystemFeatures))
+		fmt.Fprintf(&why, "\nReason: missing system features\nRequired features: {%s}\nAvailable features: {%s}",
+			strings.Join(required, ", "), strings.Join(slices.Compact(available), ", "))
+	}
+	return why.String()
+}
