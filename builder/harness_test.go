@@ -53,7 +53,7 @@ func newWorld(t *testing.T, features ...string) *world {
 	w.b = builder.New(func(builder.Store, execute.Options) builder.Executor { return w })
 	w.v = builder.View{Store: s, Options: builder.Options{
 		MaxJobs: 4, System: "x86_64-linux",
-		Execute: execute.Options{Features: features, SystemFeatures: features},
+		Execute: execute.Options{Features: features},
 	}}
 	return w
 }

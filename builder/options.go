@@ -36,8 +36,9 @@ type Options struct {
 
 // The experimental features of Nix that make a difference here.
 const (
-	featureCA     = "ca-derivations"
-	featureImpure = "impure-derivations"
+	featureCA        = "ca-derivations"
+	featureImpure    = "impure-derivations"
+	featureRecursive = "recursive-nix"
 )
 
 func (o *Options) has(feature string) bool { return slices.Contains(o.Execute.Features, feature) }

@@ -16,12 +16,23 @@ func (r *request) rejects(n *node) string {
 	if p := n.drv.Platform; p != r.System && !slices.Contains(r.ExtraPlatforms, p) && !n.drv.IsBuiltin() {
 		fmt.Fprintf(&why, "\nReason: platform mismatch\nRequired system: '%s'\nCurrent system: '%s'", p, r.System)
 	}
-	required := n.opts.SystemFeatures(n.kind)
-	missing := func(f string) bool { return !slices.Contains(r.Execute.SystemFeatures, f) }
-	if slices.ContainsFunc(required, missing) {
-		available := slices.Sorted(slices.Values(r.Execute.SystemFeatures))
+	required, available := n.opts.SystemFeatures(n.kind), r.systemFeatures()
+	if slices.ContainsFunc(required, func(f string) bool { return !slices.Contains(available, f) }) {
 		fmt.Fprintf(&why, "\nReason: missing system features\nRequired features: {%s}\nAvailable features: {%s}",
-			strings.Join(required, ", "), strings.Join(slices.Compact(available), ", "))
+			strings.Join(required, ", "), strings.Join(available, ", "))
 	}
 	return why.String()
+}
+
+// systemFeatures are those of this machine, sorted. Some experimental features are
+// of that kind too.
+func (o *Options) systemFeatures() []string {
+	all := slices.Clone(o.Execute.SystemFeatures)
+	for _, f := range []string{featureCA, featureRecursive} {
+		if o.has(f) {
+			all = append(all, f)
+		}
+	}
+	slices.Sort(all)
+	return slices.Compact(all)
 }
