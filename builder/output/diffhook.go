@@ -6,12 +6,16 @@ import (
 	"os/exec"
 	"strings"
 	"syscall"
+	"time"
 
 	"github.com/strata-nix/strata/activity"
 )
 
 // maxHookOutput bounds what is kept of what a diff hook says; bytes.
 const maxHookOutput = 64 << 20
+
+// hookGrace is how long children of a diff hook may go on talking when it has ended.
+const hookGrace = 5 * time.Second
 
 // runDiffHook tells the diff hook of two outputs, and others what it says. That it
 // fails changes nothing.
@@ -27,6 +31,7 @@ func (r *registration) runDiffHook(ctx context.Context, old, now string) {
 	cmd := exec.CommandContext(ctx, path, old, now, r.drv(), r.job.BuildDir) //nolint:gosec // a setting
 	cmd.Args[0] = r.o.DiffHook
 	cmd.Dir = "/"
+	cmd.WaitDelay = hookGrace
 	if b := r.o.Builder; b != nil {
 		cmd.SysProcAttr = &syscall.SysProcAttr{Credential: &syscall.Credential{Uid: b.UID, Gid: b.GID}}
 	}

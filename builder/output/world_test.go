@@ -46,7 +46,7 @@ func newWorld(t *testing.T) *world {
 	return worldOf(t, s)
 }
 
-func worldOf(t *testing.T, s backing) *world {
+func worldOf(t testing.TB, s backing) *world {
 	t.Helper()
 	w := &world{backing: s, chroot: filepath.Join(s.RealDir(), "scratch.chroot")}
 	if err := os.Mkdir(w.chroot, 0o755); err != nil {
@@ -96,7 +96,7 @@ const (
 )
 
 // job makes the job of a derivation whose outputs are not there yet.
-func (w *world) job(t *testing.T, d *derivation.Derivation, at where, inputs ...*store.PathInfo) *output.Job {
+func (w *world) job(t testing.TB, d *derivation.Derivation, at where, inputs ...*store.PathInfo) *output.Job {
 	t.Helper()
 	for _, in := range inputs {
 		d.InputSrcs = storepath.SortUnique(append(d.InputSrcs, in.Path))
@@ -141,7 +141,7 @@ func (w *world) job(t *testing.T, d *derivation.Derivation, at where, inputs ...
 }
 
 // scratchPath is where stock Nix builds an output whose path it does not know.
-func scratchPath(t *testing.T, dir storepath.Dir, drv storepath.Path, name string) storepath.Path {
+func scratchPath(t testing.TB, dir storepath.Dir, drv storepath.Path, name string) storepath.Path {
 	t.Helper()
 	zero, err := nixhash.New(nixhash.SHA256, make([]byte, 32))
 	if err != nil {
@@ -164,7 +164,7 @@ func scratchPath(t *testing.T, dir storepath.Dir, drv storepath.Path, name strin
 type file struct{ output, name, contents string }
 
 // build leaves files where the job's builder would.
-func (w *world) build(t *testing.T, job *output.Job, files ...file) {
+func (w *world) build(t testing.TB, job *output.Job, files ...file) {
 	t.Helper()
 	var pairs []string
 	for name, out := range job.Outputs {
