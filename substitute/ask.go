@@ -162,13 +162,11 @@ func (r *request) query(ctx context.Context, a *asked, paths []storepath.Path) [
 			err = cmp.Or(err, fmt.Errorf("%d answers to %d questions", len(infos), len(paths)))
 			infos = make([]*store.PathInfo, len(paths))
 		}
-		if err != nil {
-			err = fmt.Errorf("asking substituter '%s': %w", a.Name, err)
-		}
+		err = a.named(err)
 	}
 	silent := 0
 	for i, p := range paths {
-		answers[i] = answer{asked: true, err: errorOf(p, err)}
+		answers[i] = answer{asked: true, err: a.errorOf(p, err)}
 		if answers[i].err != nil {
 			silent++
 		} else if infos[i] != nil {
@@ -185,11 +183,19 @@ func (r *request) query(ctx context.Context, a *asked, paths []storepath.Path) [
 	return answers
 }
 
+// named says in an error which source it is of.
+func (a *asked) named(err error) error {
+	if err == nil {
+		return nil
+	}
+	return fmt.Errorf("asking substituter '%s': %w", a.Name, err)
+}
+
 // errorOf is what the error for a set means for one path of it.
-func errorOf(p storepath.Path, err error) error {
+func (a *asked) errorOf(p storepath.Path, err error) error {
 	var partial *store.PartialError
 	if errors.As(err, &partial) {
-		return partial.Errs[p]
+		return a.named(partial.Errs[p])
 	}
 	return err
 }
