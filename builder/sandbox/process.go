@@ -2,9 +2,16 @@ package sandbox
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
+	"fmt"
+	"os"
+	"sync"
+	"sync/atomic"
 	"syscall"
 	"time"
+
+	"golang.org/x/sys/unix"
 )
 
 // Exit is how a builder ended.
@@ -20,25 +27,166 @@ type Exit struct {
 
 // Process is a builder that has been started. Its methods may be called by any
 // goroutine.
-type Process struct{}
+type Process struct {
+	user   *User
+	cgroup *Cgroup
+	keeper *os.Process
+	conn   *os.File
+	stop   func() bool // from listening to the context
 
-// Start runs a builder. It returns when the program has been executed, with an
-// [*ExecError] if it could not be, and with another error if it did not come to
-// that; then nothing is left of it. When ctx ends the builder is killed. Wait
-// must be called.
-func Start(ctx context.Context, s Spec) (*Process, error) { return nil, errors.ErrUnsupported }
+	started  chan struct{} // closed when the builder has been executed
+	ended    chan struct{} // closed when nothing is left, after what follows is set
+	startErr error
+	exit     Exit
+	exitErr  error
+
+	killed  atomic.Bool
+	showing sync.Mutex   // one order at a time
+	shown   chan *report // answers to orders
+}
+
+func newProcess(s *Spec, keeper *os.Process, conn *os.File) *Process {
+	p := &Process{
+		user: s.User, cgroup: s.Cgroup, keeper: keeper, conn: conn,
+		stop: func() bool { return true }, started: make(chan struct{}), ended: make(chan struct{}),
+		shown: make(chan *report, 1),
+	}
+	go p.follow()
+	return p
+}
+
+// errKeeperDied says that the keeper ended before it had said how the builder did.
+var errKeeperDied = errors.New("the process that keeps the builder has died")
+
+// follow hears what the keeper tells, and sees to it in the end that nothing is left.
+func (p *Process) follow() {
+	defer close(p.ended)
+	running, told := p.listen()
+	if !told {
+		p.sweep()
+	}
+	state, err := p.keeper.Wait()
+	switch {
+	case err != nil:
+		p.exitErr = fmt.Errorf("wait for the keeper: %w", err)
+	case !told:
+		p.exitErr = fmt.Errorf("%w (%v)", errKeeperDied, state)
+	}
+	if !running && p.startErr == nil {
+		p.startErr = p.exitErr
+	}
+	p.conn.Close()
+	p.exit.Killed = p.killed.Load() && p.exit.Status.Signal() == unix.SIGKILL
+	if p.cgroup != nil {
+		p.account()
+	}
+}
+
+// listen hears events until the connection ends. It reports whether the builder
+// was started, and whether the keeper came to the end of what it had to tell.
+func (p *Process) listen() (running, told bool) {
+	for in := json.NewDecoder(p.conn); ; {
+		var e event
+		if in.Decode(&e) != nil {
+			return running, told
+		}
+		switch {
+		case e.Started:
+			running = true
+			close(p.started)
+		case e.Shown != nil:
+			p.shown <- e.Shown
+		case e.Failed != nil && running:
+			told, p.exitErr = true, e.Failed.err()
+			p.killCgroup()
+		case e.Failed != nil:
+			told, p.startErr = true, e.Failed.err()
+			p.killCgroup()
+		case e.Exited != nil:
+			told, p.exit = true, Exit{Status: e.Exited.Status, User: e.Exited.User, System: e.Exited.System}
+			p.killCgroup()
+		}
+	}
+}
+
+// killCgroup kills what is in the control group at one blow, before the keeper
+// runs after it.
+func (p *Process) killCgroup() {
+	if p.cgroup != nil {
+		_ = p.cgroup.kill() // account tells if something is left
+	}
+}
+
+// sweep kills what a keeper left that died itself. A sandbox died with it.
+func (p *Process) sweep() {
+	p.killCgroup()
+	if p.user != nil {
+		p.exitErr = errors.Join(p.exitErr, killUser(p.user.UID))
+	}
+}
+
+// account waits until the control group is empty and reads what it used.
+func (p *Process) account() {
+	err := p.cgroup.empty(context.Background())
+	if err == nil {
+		p.exit.User, p.exit.System, err = p.cgroup.cpu()
+	}
+	p.exitErr = errors.Join(p.exitErr, err)
+}
 
 // Wait waits until the builder has ended and nothing is left of it. An error says
 // that something may be left, or that it is not known how it ended. It may be
 // called more than once.
-func (p *Process) Wait() (Exit, error) { return Exit{}, errors.ErrUnsupported }
+func (p *Process) Wait() (Exit, error) {
+	<-p.ended
+	p.stop()
+	return p.exit, p.exitErr
+}
 
 // Kill ends the builder and all that belongs to it. It does not wait; it may
 // be called more than once, and after the end.
-func (p *Process) Kill() {}
+func (p *Process) Kill() {
+	if p.killed.Swap(true) {
+		return
+	}
+	select {
+	case <-p.ended:
+		return
+	default:
+	}
+	if c, err := p.conn.SyscallConn(); err == nil {
+		// The end of orders is one to kill. This fails only when all has ended.
+		_ = c.Control(func(fd uintptr) { _ = unix.Shutdown(int(fd), unix.SHUT_WR) })
+	}
+	// Without a sandbox or a build user the builder may have stopped the keeper.
+	_ = p.keeper.Signal(unix.SIGCONT)
+	p.killCgroup()
+}
 
-// Show makes another file or directory visible in the sandbox, read-only, at a
-// place within an [Own] mount that was not there yet. It returns when it is to be seen.
+// Show makes another file or directory visible in the sandbox, read-only, in an
+// [Own] mount of the sandbox at a place that was not there yet. It returns when it is to
+// be seen.
 func (p *Process) Show(ctx context.Context, source, target string) error {
-	return errors.ErrUnsupported
+	m := Mount{Kind: ReadOnly, Source: source, Target: target}
+	if err := errors.Join(m.check(), ctx.Err()); err != nil {
+		return err
+	}
+	p.showing.Lock()
+	defer p.showing.Unlock()
+	b, err := json.Marshal(order{Show: m})
+	if err != nil {
+		return err
+	}
+	if _, err := p.conn.Write(append(b, '\n')); err != nil {
+		return fmt.Errorf("show %s in the sandbox: %w", target, err)
+	}
+	select {
+	case r := <-p.shown:
+		if r.Step != "" {
+			return r.err()
+		}
+		return nil
+	case <-p.ended:
+		return fmt.Errorf("show %s in the sandbox: the builder has ended", target)
+	}
 }

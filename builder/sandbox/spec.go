@@ -50,7 +50,7 @@ type Spec struct {
 // Isolation is what a builder sees. There are always /dev with the usual devices,
 // unless a mount has that target, and the /proc of its own processes.
 type Isolation struct {
-	// Mounts are what else is there, each after those that it lies in.
+	// Mounts are what else is there, in any order, no two with one target.
 	Mounts []Mount
 	// Network leaves the builder on the network of the machine. Otherwise it has a
 	// loopback interface and nothing else.

@@ -1,0 +1,198 @@
+package sandbox
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"os"
+	"os/signal"
+	"runtime"
+	"syscall"
+
+	"golang.org/x/sys/unix"
+)
+
+// enter is the last program before the builder, inside the sandbox if there is
+// one: it takes what is left of the surroundings of a daemon from the process,
+// waits for the word, and becomes the builder. It does not return.
+func enter() {
+	// Personality, filters and the signal of a dying parent are a thread's, and so
+	// is the execution.
+	runtime.LockOSThread()
+	if r := becomeBuilder(); r != nil {
+		b, err := json.Marshal(r)
+		if err == nil {
+			_, _ = unix.Write(entryStatus, append(b, '\n')) // nobody is there to hear of an error
+		}
+	}
+	os.Exit(125)
+}
+
+// step is something to do, and what to call it when it fails.
+type step struct {
+	name string
+	do   func() error
+}
+
+func becomeBuilder() *report {
+	var s entrySpec
+	for _, step := range []step{
+		{"read what to run", func() error { return unsealed(entrySpecFD, &s) }},
+		{"keep files from the builder", closeOnExec},
+		{"wait for the word", awaitGo},
+		{"connect the output", connectOutput},
+		{"reset signals and limits", resetProcess},
+		{"set the personality", func() error { return setPersonality(s.Persona) }},
+		{"mount /sys", s.mountSys},
+		{"give up privileges", s.restrict},
+		{"become the build user", s.becomeUser},
+		{"enter " + s.Dir, func() error { return unix.Chdir(s.Dir) }},
+		{"die with the keeper", s.dieWithKeeper},
+	} {
+		if err := step.do(); err != nil {
+			return newReport(step.name, err)
+		}
+	}
+	path := s.Path
+	if s.Self {
+		path = selfPath
+	}
+	r := newReport(s.Path, syscall.Exec(path, s.Args, s.Env))
+	r.Exec = true
+	return r
+}
+
+// closeOnExec marks all files but the standard ones.
+func closeOnExec() error {
+	err := unix.CloseRange(entrySpecFD, ^uint(0)>>1, unix.CLOSE_RANGE_CLOEXEC)
+	if err == nil || !errors.Is(err, unix.ENOSYS) && !errors.Is(err, unix.EINVAL) {
+		return err
+	}
+	entries, err := os.ReadDir("/proc/self/fd")
+	if err != nil {
+		return err
+	}
+	for _, e := range entries {
+		var fd int
+		if _, err := fmt.Sscan(e.Name(), &fd); err == nil && fd >= entrySpecFD {
+			unix.CloseOnExec(fd)
+		}
+	}
+	return nil
+}
+
+// awaitGo tells that the sandbox stands and waits until it is filled.
+func awaitGo() error {
+	if _, err := unix.Write(entryStatus, []byte(readyLine)); err != nil {
+		return err
+	}
+	var b [1]byte
+	for {
+		n, err := unix.Read(entryGo, b[:])
+		switch {
+		case errors.Is(err, unix.EINTR):
+		case err != nil:
+			return err
+		case n == 0:
+			os.Exit(125) // the keeper is gone, or wants no builder any more
+		default:
+			return nil
+		}
+	}
+}
+
+func connectOutput() error {
+	for _, fd := range []int{1, 2} {
+		if err := unix.Dup3(entryOutput, fd, 0); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// resetProcess makes the process a session of its own without a terminal, with
+// default signals, no core dumps and the usual umask.
+func resetProcess() error {
+	if _, err := unix.Setsid(); err != nil && !errors.Is(err, unix.EPERM) { // EPERM: it is one already
+		return fmt.Errorf("setsid: %w", err)
+	}
+	// A signal that is ignored stays so for the builder; one that is caught does not.
+	signal.Notify(make(chan os.Signal, 1), unix.SIGHUP, unix.SIGINT, unix.SIGQUIT, unix.SIGPIPE, unix.SIGTERM,
+		unix.SIGCHLD, unix.SIGUSR1, unix.SIGUSR2)
+	unix.Umask(0o022)
+	var core unix.Rlimit
+	if err := unix.Getrlimit(unix.RLIMIT_CORE, &core); err != nil {
+		return fmt.Errorf("getrlimit: %w", err)
+	}
+	core.Cur = 0
+	if err := unix.Setrlimit(unix.RLIMIT_CORE, &core); err != nil {
+		return fmt.Errorf("setrlimit: %w", err)
+	}
+	return nil
+}
+
+// mountSys gives the root of a uid range the /sys of its network namespace in
+// place of the machine's, if the kernel lets it.
+func (s *entrySpec) mountSys() error {
+	if s.Range {
+		_ = unix.Mount("sysfs", "/sys", "sysfs", unix.MS_NOSUID|unix.MS_NODEV|unix.MS_NOEXEC, "")
+	}
+	return nil
+}
+
+// restrict is for all that the builder starts. The order matters: the filter
+// takes privilege unless new privileges are given up.
+func (s *entrySpec) restrict() error {
+	if !s.NewPrivileges {
+		if err := unix.Prctl(unix.PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0); err != nil {
+			return fmt.Errorf("no_new_privs: %w", err)
+		}
+	}
+	if err := scopeAbstractSockets(); err != nil && !errors.Is(err, unix.EPERM) {
+		return fmt.Errorf("landlock: %w", err)
+	}
+	if s.Filter {
+		if err := installFilter(); err != nil {
+			return fmt.Errorf("load the system call filter: %w", err)
+		}
+	}
+	return nil
+}
+
+// becomeUser is for builders outside a sandbox: in one, bwrap runs as the user already.
+func (s *entrySpec) becomeUser() error {
+	if !s.SetUser {
+		return nil
+	}
+	groups := make([]int, len(s.Groups))
+	for i, g := range s.Groups {
+		groups[i] = int(g)
+	}
+	if err := syscall.Setgroups(groups); err != nil {
+		return fmt.Errorf("setgroups: %w", err)
+	}
+	if err := syscall.Setresgid(int(s.GID), int(s.GID), int(s.GID)); err != nil {
+		return fmt.Errorf("setgid %d: %w", s.GID, err)
+	}
+	if err := syscall.Setresuid(int(s.UID), int(s.UID), int(s.UID)); err != nil {
+		return fmt.Errorf("setuid %d: %w", s.UID, err)
+	}
+	return nil
+}
+
+// dieWithKeeper comes after the user was changed, which takes the wish back.
+func (s *entrySpec) dieWithKeeper() error {
+	if err := unix.Prctl(unix.PR_SET_PDEATHSIG, uintptr(unix.SIGKILL), 0, 0, 0); err != nil {
+		return err
+	}
+	// If the keeper died before that it is noticed here. Its number would not do:
+	// from another pid namespace it cannot be seen.
+	fds := []unix.PollFd{{Fd: entryGo}}
+	if _, err := unix.Poll(fds, 0); err != nil {
+		return err
+	}
+	if fds[0].Revents&unix.POLLHUP != 0 {
+		os.Exit(125)
+	}
+	return nil
+}

@@ -1,0 +1,134 @@
+package sandbox
+
+import (
+	"bytes"
+	"errors"
+	"fmt"
+	"os"
+	"runtime"
+	"strconv"
+	"strings"
+
+	"golang.org/x/sys/unix"
+)
+
+// noUser is a user id that nobody has. (The last one, -1, means "no change".)
+const noUser = ^uint32(0) - 1
+
+// killUser kills all processes of a user, at one blow: while the kernel goes
+// through them none of them can fork. It takes root.
+//
+// Whose processes are killed is decided by who kills, so a thread becomes half
+// that user, in the one way that does no harm: its effective id alone is his.
+// Its real id is nobody's: root's would make kill reach all processes of root.
+// Its saved id stays root's, so that the user can neither signal nor trace it.
+// Processes of one's own thread group are left out by the kernel.
+func killUser(uid uint32) error {
+	if uid == 0 || uid == noUser || uid == ^uint32(0) || int(uid) == os.Getuid() || int(uid) == os.Geteuid() {
+		return fmt.Errorf("kill the processes of user %d: not a build user", uid)
+	}
+	failed := make(chan error)
+	go func() {
+		runtime.LockOSThread() // and never unlocked, so the thread ends with this function
+		failed <- killAllAs(uid)
+	}()
+	if err := <-failed; err != nil {
+		return fmt.Errorf("kill the processes of user %d: %w", uid, err)
+	}
+	return nil
+}
+
+func killAllAs(uid uint32) error {
+	err := setThreadUser(noUser, uid, 0)
+	if errors.Is(err, unix.EINVAL) { // noUser is not mapped in a user namespace
+		err = setThreadUser(uid, uid, 0)
+	}
+	if err != nil {
+		return err
+	}
+	if err := unix.Kill(-1, unix.SIGKILL); err != nil && !errors.Is(err, unix.ESRCH) {
+		return err
+	}
+	return nil
+}
+
+// setThreadUser changes the ids of the calling thread only, and makes sure of it:
+// a kill of everything with the ids of root would be the end of the machine.
+func setThreadUser(real, effective, saved uint32) error {
+	if _, _, errno := unix.RawSyscall(unix.SYS_SETRESUID, uintptr(real), uintptr(effective), uintptr(saved)); errno != 0 {
+		return fmt.Errorf("setresuid: %w", errno)
+	}
+	r, e, s := unix.Getresuid()
+	if uint32(r) != real || uint32(e) != effective || uint32(s) != saved {
+		return fmt.Errorf("setresuid: the ids are %d, %d and %d", r, e, s)
+	}
+	return nil
+}
+
+// killChildren kills the children of this process. Those whose parent died have
+// become its children, if it is a subreaper; so again and again it gets all
+// descendants. Only children are killed because nobody else can reap them: the
+// number of a grandchild may be somebody else's by now.
+func killChildren() {
+	for _, pid := range children() {
+		_ = unix.Kill(pid, unix.SIGKILL) // it has died by itself
+	}
+}
+
+// children lists the children of this process, those of each of its threads.
+func children() []int {
+	threads, err := os.ReadDir("/proc/self/task")
+	if err != nil {
+		return nil
+	}
+	var pids []int
+	for _, t := range threads {
+		b, err := os.ReadFile("/proc/self/task/" + t.Name() + "/children")
+		if errors.Is(err, os.ErrNotExist) && t.Name() == strconv.Itoa(unix.Getpid()) {
+			return childrenByParent()
+		}
+		for pid := range strings.FieldsSeq(string(b)) {
+			if n, err := strconv.Atoi(pid); err == nil {
+				pids = append(pids, n)
+			}
+		}
+	}
+	return pids
+}
+
+// childrenByParent finds them among all processes, for kernels without
+// CONFIG_PROC_CHILDREN.
+func childrenByParent() []int {
+	var pids []int
+	self := unix.Getpid()
+	entries, err := os.ReadDir("/proc")
+	if err != nil {
+		return nil
+	}
+	for _, e := range entries {
+		pid, err := strconv.Atoi(e.Name())
+		if err != nil {
+			continue
+		}
+		if ppid, ok := parentOf(pid); ok && ppid == self {
+			pids = append(pids, pid)
+		}
+	}
+	return pids
+}
+
+// parentOf reads the fourth field of /proc/<pid>/stat; the second, a name in
+// parentheses, may contain anything.
+func parentOf(pid int) (int, bool) {
+	b, err := os.ReadFile("/proc/" + strconv.Itoa(pid) + "/stat")
+	if err != nil {
+		return 0, false
+	}
+	_, rest, ok := strings.Cut(string(b[bytes.LastIndexByte(b, ')')+1:]), " ")
+	fields := strings.Fields(rest)
+	if !ok || len(fields) < 2 {
+		return 0, false
+	}
+	ppid, err := strconv.Atoi(fields[1])
+	return ppid, err == nil
+}

@@ -1,0 +1,171 @@
+package sandbox
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"syscall"
+
+	"golang.org/x/sys/unix"
+)
+
+// Start runs a builder. It returns when the program has been executed, with an
+// [*ExecError] if it could not be, and with another error if it did not come to
+// that; then nothing is left of it. When ctx ends the builder is killed. Wait
+// must be called.
+func Start(ctx context.Context, s Spec) (*Process, error) {
+	if err := s.check(); err != nil {
+		return nil, err
+	}
+	p, err := s.startKeeper()
+	if err != nil {
+		if s.Isolation != nil && ctx.Err() == nil {
+			err = explain(ctx, err)
+		}
+		return nil, err
+	}
+	p.stop = context.AfterFunc(ctx, p.Kill)
+	select {
+	case <-p.started:
+		return p, nil
+	case <-p.ended:
+	}
+	if p.startErr == nil { // it has been started, and has ended already
+		return p, nil
+	}
+	p.stop()
+	if err := context.Cause(ctx); err != nil {
+		return nil, err
+	}
+	var setup *SetupError
+	if errors.As(p.startErr, &setup) && s.Isolation != nil {
+		return nil, explain(ctx, p.startErr)
+	}
+	return nil, p.startErr
+}
+
+// explain tells what the machine lacks, if that is why isolation failed.
+func explain(ctx context.Context, err error) error {
+	if missing := Probe(ctx).Isolation; missing != nil {
+		return missing
+	}
+	return err
+}
+
+// check refuses what cannot have been meant.
+func (s *Spec) check() error {
+	if s.Output == nil || len(s.Args) == 0 {
+		return errors.New("a builder needs a name and an output")
+	}
+	if s.User != nil && os.Geteuid() != 0 {
+		return fmt.Errorf("only root can run builders as user %d", s.User.UID)
+	}
+	if s.Isolation == nil {
+		return nil
+	}
+	if s.Dir != "" && !filepath.IsAbs(s.Dir) {
+		return fmt.Errorf("the working directory %q is not absolute", s.Dir)
+	}
+	for _, m := range s.Isolation.Mounts {
+		if err := m.check(); err != nil {
+			return err
+		}
+	}
+	return checkSize(s.Isolation.DevShmSize)
+}
+
+// specs divides a specification between the stages.
+func (s *Spec) specs() (keeperSpec, entrySpec, error) {
+	filter := !s.AllSyscalls
+	k := keeperSpec{
+		Isolation: s.Isolation, Count: 1, Privileged: os.Geteuid() == 0,
+		KeepGroups: s.KeepGroups, HasCgroup: s.Cgroup != nil,
+	}
+	e := entrySpec{
+		Path: s.Path, Dir: s.Dir, Args: s.Args, Env: s.Env, Self: s.Self,
+		Persona: persona(s.Platform, s.Linux26), Filter: filter, NewPrivileges: s.NewPrivileges,
+	}
+	if u := s.User; u != nil {
+		k.HasUser, k.UID, k.GID, k.Count = true, u.UID, u.GID, max(u.Count, 1)
+		e.SetUser, e.UID, e.GID, e.Groups = s.Isolation == nil, u.UID, u.GID, u.Groups
+		e.Range = s.Isolation != nil && k.Count > 1
+	}
+	if s.Isolation != nil {
+		var err error
+		if k.Bwrap, err = findBwrap(); err != nil {
+			return k, e, &UnavailableError{[]Missing{noBwrap(err)}}
+		}
+	}
+	return k, e, nil
+}
+
+// startKeeper starts the keeper with everything that it needs.
+func (s *Spec) startKeeper() (*Process, error) {
+	keeper, entry, err := s.specs()
+	if err != nil {
+		return nil, err
+	}
+	keeperFile, err := sealed("keeper", keeper)
+	if err != nil {
+		return nil, err
+	}
+	defer keeperFile.Close()
+	entryFile, err := sealed("entry", entry)
+	if err != nil {
+		return nil, err
+	}
+	defer entryFile.Close()
+	null, err := os.OpenFile(os.DevNull, os.O_RDWR, 0)
+	if err != nil {
+		return nil, err
+	}
+	defer null.Close()
+	conn, theirs, err := connection()
+	if err != nil {
+		return nil, err
+	}
+	defer theirs.Close()
+	cgroup := null
+	if s.Cgroup != nil {
+		cgroup = s.Cgroup.dir
+	}
+	files := []*os.File{null, null, os.Stderr,
+		keeperConn: theirs, keeperSpecFD: keeperFile, keeperEntry: entryFile, keeperOutput: s.Output, keeperCgroup: cgroup}
+	proc, err := os.StartProcess("/proc/self/exe", []string{keeperName},
+		&os.ProcAttr{Dir: "/", Env: stageEnv, Files: files, Sys: s.keeperAttr()})
+	if err != nil {
+		conn.Close()
+		return nil, &SetupError{Step: "start the keeper", Err: err}
+	}
+	return newProcess(s, proc, conn), nil
+}
+
+// keeperAttr gives the keeper of an isolated builder a mount namespace, and an
+// ordinary user the right to work in it.
+func (s *Spec) keeperAttr() *syscall.SysProcAttr {
+	attr := &syscall.SysProcAttr{Setsid: true} // ^C at a terminal is for us, who then kills
+	if s.Isolation == nil {
+		return attr
+	}
+	attr.Cloneflags = unix.CLONE_NEWNS | unix.CLONE_NEWUTS
+	if os.Geteuid() != 0 {
+		attr.Cloneflags |= unix.CLONE_NEWUSER
+		attr.UidMappings = []syscall.SysProcIDMap{{ContainerID: 0, HostID: os.Geteuid(), Size: 1}}
+		attr.GidMappings = []syscall.SysProcIDMap{{ContainerID: 0, HostID: os.Getegid(), Size: 1}}
+	}
+	return attr
+}
+
+// connection makes the two ends of one between us and a keeper.
+func connection() (ours, theirs *os.File, err error) {
+	fds, err := unix.Socketpair(unix.AF_UNIX, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0)
+	if err != nil {
+		return nil, nil, fmt.Errorf("socketpair: %w", err)
+	}
+	if err := unix.SetNonblock(fds[0], true); err != nil { // so that a read of it does not take a thread
+		return nil, nil, err
+	}
+	return os.NewFile(uintptr(fds[0]), "keeper"), os.NewFile(uintptr(fds[1]), "connection"), nil
+}
