@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"net/http"
 	"slices"
+	"time"
 )
 
 var (
@@ -26,10 +27,17 @@ type StatusError struct {
 	URL    string // without user and password
 	Code   int
 	Body   string // if it is short text, with nothing in it that a terminal obeys
+
+	retryAfter time.Duration
+}
+
+// summary is the error without what the server wrote.
+func (e *StatusError) summary() string {
+	return fmt.Sprintf("unable to %s '%s': HTTP error %d", verb(e.Method), e.URL, e.Code)
 }
 
 func (e *StatusError) Error() string {
-	s := fmt.Sprintf("unable to %s '%s': HTTP error %d", verb(e.Method), e.URL, e.Code)
+	s := e.summary()
 	if e.Body != "" {
 		s += "\n\nresponse body:\n\n" + e.Body
 	}

@@ -4,7 +4,6 @@ import (
 	"cmp"
 	"errors"
 	"math"
-	"net/http"
 	"net/url"
 	"os"
 	"path/filepath"
@@ -33,7 +32,8 @@ type Options struct {
 	// StalledTimeout is stalled-download-timeout: how long nothing may come, or
 	// go for uploads, before the connection is given up. 0 is no limit.
 	StalledTimeout time.Duration
-	// Speed is download-speed, in bytes per second for each request. 0 is no limit.
+	// Speed is download-speed, in bytes per second for each download. 0 is no
+	// limit.
 	Speed int64
 	// Connections is http-connections: how many requests may be under way at
 	// once, over all hosts. 0 is no limit.
@@ -54,9 +54,8 @@ type Options struct {
 	// environment variables, as curl does: http_proxy, https_proxy, HTTPS_PROXY,
 	// all_proxy, ALL_PROXY, no_proxy, NO_PROXY, as New finds them.
 	Proxy func(*url.URL) (*url.URL, error)
-	// Transport, if not nil, carries the requests, and ConnectTimeout, NoHTTP2,
-	// CAFile and Proxy mean nothing. For tests.
-	Transport http.RoundTripper
+	// dial, if not nil, makes connections instead of a net.Dialer, for tests.
+	dial dialer
 }
 
 // DefaultOptions are upstream's defaults.
