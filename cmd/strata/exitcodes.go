@@ -34,6 +34,9 @@ const exitStatuses = `Exit status:
        one path does not depend on another
   4    contents are not what they should be: a hash, a size, a signature, a damaged store or archive,
        an export or a registration that is none
+  100  a build failed; 101: it took too long; 102: the output of a fixed-output derivation is
+       another one than was promised; 104: a build made something else than before; 105, 106,
+       107, 108…: several of these, as a sum of bits
   130  interrupted by Ctrl-C; 143: by SIGTERM; 141: nobody reads the output`
 
 // usageError is a mistake of whoever gave the command.
@@ -62,6 +65,7 @@ func exitCodeOf(err error) exitCode {
 	var usage *usageError
 	var malformed *nar.FormatError
 	var child exitStatus
+	var builds interface{ ExitStatus() uint64 }
 	var unwell *unwellError
 	switch {
 	case err == nil:
@@ -70,6 +74,8 @@ func exitCodeOf(err error) exitCode {
 		return exitCode(child)
 	case errors.Is(err, errOutputClosed):
 		return exitPipe
+	case errors.As(err, &builds) && builds.ExitStatus() > 1:
+		return exitCode(builds.ExitStatus()) //nolint:gosec // a few bits
 	case errors.As(err, &usage), errors.Is(err, store.ErrReference):
 		return exitUsage
 	case errors.Is(err, errTerminated):
