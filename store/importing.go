@@ -20,7 +20,8 @@ type Offer struct {
 	// DownloadSize is how many bytes have to travel; 0: not known.
 	DownloadSize uint64
 	// Open begins to give the object's NAR. It may be called by any goroutine, and
-	// again after a failure. Whoever calls it closes the reader.
+	// again after a failure. Whoever calls it closes the reader. Whoever made the offer
+	// knows both ends and tells of the transfer, as an activity that ends with the reader.
 	Open func(ctx context.Context) (io.ReadCloser, error)
 }
 

@@ -4,10 +4,8 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"io"
 	"sync"
 
-	"github.com/strata-nix/strata/activity"
 	"github.com/strata-nix/strata/narinfo"
 	"github.com/strata-nix/strata/nixhash"
 	"github.com/strata-nix/strata/store"
@@ -91,37 +89,13 @@ func (s *Store) fetchOffer(ctx context.Context, p storepath.Path, offer *store.O
 		return nil, errors.New("the offer is for another path")
 	}
 	return s.packs.do(ctx, p, offer.Info.NarHash, func() (_ *narinfo.NarInfo, err error) {
-		path := s.o.Dir.Print(p)
-		ctx, act := activity.Start(ctx, activity.Info, activity.CopyPath, fmt.Sprintf("copying path '%s' from '%s' to '%s'", path, offer.From, s.o.URI),
-			activity.Text(path), activity.Text(offer.From), activity.Text(s.o.URI))
-		defer act.Stop()
 		archive, err := offer.Open(ctx)
 		if err != nil {
 			return nil, err
 		}
 		defer func() { err = errors.Join(err, archive.Close()) }()
-		return s.pack(ctx, offer.Info, &progressReader{act: act, src: archive, size: offer.Info.NarSize}, repair)
+		return s.pack(ctx, offer.Info, archive, repair)
 	})
-}
-
-// progressReader tells how much of a NAR has come.
-type progressReader struct {
-	act           *activity.Activity
-	src           io.Reader
-	n, told, size uint64
-}
-
-// progressEvery is after how many bytes progress is told.
-const progressEvery = 1 << 20
-
-func (r *progressReader) Read(p []byte) (int, error) {
-	n, err := r.src.Read(p)
-	r.n += uint64(n)
-	if r.n-r.told >= progressEvery || r.n == r.size && r.told < r.n {
-		r.told = r.n
-		r.act.Progress(r.n, r.size, 0, 0)
-	}
-	return n, err
 }
 
 // packs are the NARs that are just being put into the cache, by several imports
