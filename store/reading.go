@@ -63,10 +63,11 @@ type Substitutable struct {
 	NarSize      uint64           // bytes; 0: unknown
 }
 
-// SubstituterQuerier knows what could be had from elsewhere. Paths that are valid
-// here are none of that.
+// SubstituterQuerier knows what could be had from elsewhere, whether it is valid
+// here or not.
 type SubstituterQuerier interface {
-	// SubstitutablePaths gives those of paths that could be had.
+	// SubstitutablePaths gives those of paths that could be had from substituters that
+	// can be asked about many.
 	SubstitutablePaths(ctx context.Context, paths []storepath.Path) ([]storepath.Path, error)
 	// Substitutables gives one answer for each of paths, nil where there is none.
 	// cas has the content address of each path, zero where the asker knows none: a

@@ -33,7 +33,7 @@ func serveQueryValidPaths(ctx context.Context, s *session) error {
 		return err
 	}
 	if substitute {
-		substitutePaths(ctx, s.view, paths)
+		s.substitutePaths(ctx, paths)
 	}
 	valid, err := s.view.ValidPaths(ctx, paths)
 	return s.answerPaths(valid, err)

@@ -5,6 +5,7 @@ import (
 	"slices"
 
 	"github.com/strata-nix/strata/activity"
+	"github.com/strata-nix/strata/derivation"
 	"github.com/strata-nix/strata/store"
 	"github.com/strata-nix/strata/storepath"
 )
@@ -19,33 +20,32 @@ func substitutable(ctx context.Context, st store.Store, paths []storepath.Path) 
 	return q.SubstitutablePaths(ctx, paths)
 }
 
-// substitutePaths gets what can be had of paths. What cannot is only a warning:
-// the client learns what is valid afterwards.
-func substitutePaths(ctx context.Context, st store.Store, paths []storepath.Path) {
-	e, ok := store.As[store.Ensurer](st)
-	if !ok {
-		return
-	}
-	valid, err := st.ValidPaths(ctx, paths)
-	if err != nil {
-		activity.Warnf(ctx, "%v", err)
-		return
-	}
-	has := storepath.NewSet(valid...)
-	wanted := slices.DeleteFunc(slices.Clone(paths), func(p storepath.Path) bool {
-		return p.IsDerivation() || has.Has(p)
-	})
-	found, err := substitutable(ctx, st, wanted)
-	if err != nil {
-		activity.Warnf(ctx, "%v", err)
-		return
-	}
-	for _, p := range found {
-		if err := e.EnsurePath(ctx, p); err != nil {
-			activity.Warnf(ctx, "%v", err)
+// substitutePaths gets what can be had of paths, as one request. What cannot is
+// only a warning: the client learns what is valid afterwards.
+func (s *session) substitutePaths(ctx context.Context, paths []storepath.Path) {
+	var targets []derivation.DerivedPath
+	for _, p := range paths {
+		if !p.IsDerivation() {
+			targets = append(targets, derivation.DerivedPath{Path: p})
 		}
-		if ctx.Err() != nil {
-			return
+	}
+	missing, err := plannerOf(s.view).QueryMissing(ctx, targets)
+	if err != nil {
+		activity.Warnf(ctx, "%v", err)
+		return
+	}
+	there := storepath.NewSet(missing.WillSubstitute...)
+	targets = slices.DeleteFunc(targets, func(t derivation.DerivedPath) bool { return !there.Has(t.Path) })
+	if len(targets) == 0 {
+		return
+	}
+	results, err := builderOf(s.view).BuildPaths(s.rooted(ctx), targets, store.BuildNormal)
+	if err != nil {
+		activity.Warnf(ctx, "%v", err)
+	}
+	for _, r := range results {
+		if r != nil && !r.Status.OK() {
+			activity.Warnf(ctx, "%s", r.Message)
 		}
 	}
 }
