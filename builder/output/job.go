@@ -105,8 +105,8 @@ type Installer interface {
 	// wait, unlock is nil if somebody else has the lock.
 	LockPath(ctx context.Context, p storepath.Path, wait bool) (unlock func(), err error)
 	// Install moves the object at from, which has canonical metadata, to the place
-	// of p, whose lock the caller has. What lies there makes way, at one stroke where
-	// the file system can do that. p is not valid by that.
+	// of p, whose lock the caller has, unless it is there already. What lies there makes
+	// way, at one stroke where the file system can do that. p is not valid by that.
 	Install(ctx context.Context, from string, p storepath.Path) error
 	// Withdraw removes what was installed as p and could not be registered, unless p is
 	// valid all the same.

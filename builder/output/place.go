@@ -128,9 +128,6 @@ func (r *registration) install(ctx context.Context, m *made) error {
 			return err
 		}
 	}
-	if m.tree.path == r.realPath(m.info.Path) {
-		return nil
-	}
 	return r.inst.Install(ctx, m.tree.path, m.info.Path)
 }
 

@@ -45,15 +45,16 @@ func (s *Store) CollectGarbage(ctx context.Context, o store.GCOptions) (*store.G
 
 func (s *Store) garbageParts() gc.Parts {
 	return gc.Parts{
-		Dir:        s.dir,
-		StateDir:   s.state,
-		SeenAt:     []string{s.real, s.layer.Deletable},
-		Graph:      s.graph,
-		Entries:    s.entries,
-		Invalidate: s.invalidate,
-		Present:    s.present,
-		Remove:     s.layer.Remove,
-		Busy:       s.busy,
+		Dir:         s.dir,
+		StateDir:    s.state,
+		SeenAt:      []string{s.real, s.layer.Deletable},
+		RootsDaemon: s.opts.UseRootsDaemon,
+		Graph:       s.graph,
+		Entries:     s.entries,
+		Invalidate:  s.invalidate,
+		Present:     s.present,
+		Remove:      s.layer.Remove,
+		Busy:        s.busy,
 	}
 }
 

@@ -64,8 +64,15 @@ func (s *Store) Withdraw(ctx context.Context, p storepath.Path) {
 // install moves an object to its place. Its path is locked, and its contents are on
 // disk if they have to be.
 func (s *Store) install(ctx context.Context, from string, p storepath.Path) error {
-	if err := s.replaceTree(ctx, from, s.realPath(p)); err != nil {
-		return fmt.Errorf("moving path '%s' into place: %w", s.dir.Print(p), err)
+	if to := s.realPath(p); from != to {
+		if err := s.replaceTree(ctx, from, to); err != nil {
+			return fmt.Errorf("moving path '%s' into place: %w", s.dir.Print(p), err)
+		}
+	}
+	if s.opts.AutoOptimise {
+		if err := s.optimiseNew(ctx, p); err != nil {
+			return err
+		}
 	}
 	if s.opts.FsyncStorePaths {
 		return syncDir(s.real)

@@ -42,6 +42,8 @@ type Options struct {
 	BuildUsersGroup       string // "build-users-group": owns the store directory if root opens it
 	KeepOutputs           bool   // "keep-outputs", for garbage collections
 	DropDerivations       bool   // "keep-derivations" is false
+	AutoOptimise          bool   // "auto-optimise-store"
+	UseRootsDaemon        bool   // "use-roots-daemon"
 	AllowSymlinkedStore   bool   // "allow-symlinked-store"
 	CADerivations         bool   // the experimental feature ca-derivations is on
 	GitHashing            bool   // the experimental feature git-hashing is on

@@ -14,6 +14,7 @@ var overrides = map[string]func(o *Options, value string) error{
 	"require-sigs":              onBool(func(o *Options, b bool) { o.RequireSigs = b }),
 	"keep-outputs":              onBool(func(o *Options, b bool) { o.KeepOutputs = b }),
 	"keep-derivations":          onBool(func(o *Options, b bool) { o.DropDerivations = !b }),
+	"auto-optimise-store":       onBool(func(o *Options, b bool) { o.AutoOptimise = b }),
 	"fsync-store-paths":         onBool(func(o *Options, b bool) { o.FsyncStorePaths = b }),
 	"sync-before-registering":   onBool(func(o *Options, b bool) { o.SyncBeforeRegistering = b }),
 	"trusted-public-keys":       onKeys(func(o *Options, k trust.Keys) { o.TrustedKeys = k }),

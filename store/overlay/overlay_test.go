@@ -9,6 +9,7 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"syscall"
 	"testing"
 
 	"github.com/strata-nix/strata/internal/testenv"
@@ -322,10 +323,12 @@ func TestOptimiseDropsDuplicates(t *testing.T) {
 	}
 	chain := storetest.Chain(t, storepath.DefaultDir, 3)
 	differs := storetest.File(t, storepath.DefaultDir, "differs", "one")
-	w := newWorld(t, 1, nil)
+	twin := storetest.File(t, storepath.DefaultDir, "twin", "one")
+	below := storetest.File(t, storepath.DefaultDir, "below", "one")
+	w := newWorld(t, 1, func(_ int, l *local.Store) { addTo(t, l, below) })
 	s := w.open(t)
 	addTo(t, s, chain...)
-	addTo(t, s, differs)
+	addTo(t, s, differs, twin)
 	l := w.lower(t, w.lowers[0], false)
 	addTo(t, l, chain[:2]...)
 	other := storetest.File(t, storepath.DefaultDir, "differs", "two")
@@ -336,12 +339,16 @@ func TestOptimiseDropsDuplicates(t *testing.T) {
 		t.Fatal(err)
 	}
 	got := objects(t, w.upper())
-	want := []string{chain[2].Path().Base(), differs.Path().Base()}
+	want := []string{chain[2].Path().Base(), differs.Path().Base(), twin.Path().Base()}
 	slices.Sort(want)
 	if !slices.Equal(got, want) {
 		t.Errorf("the upper layer has %q, want %q", got, want)
 	}
-	if len(rows(t, s)) != 4 {
+	// What is left of equal files is one, but for those of lowers.
+	if fi, err := os.Lstat(filepath.Join(w.upper(), twin.Path().Base())); err != nil || fi.Sys().(*syscall.Stat_t).Nlink != 3 {
+		t.Errorf("the upper's twins: %v, %v", fi, err)
+	}
+	if len(rows(t, s)) != 5 {
 		t.Errorf("rows: %q", rows(t, s))
 	}
 	if b, err := os.ReadFile(filepath.Join(w.merged(), differs.Path().Base())); err != nil || string(b) != "one" {

@@ -123,7 +123,7 @@ func (ls lowers) exists(name string) bool {
 const optimiseBatch = 1000
 
 // Optimise drops objects from the upper layer that a lower has too, with the same
-// contents. Their rows stay.
+// contents, whose rows stay, and makes equal files of the others one.
 func (s *Store) Optimise(ctx context.Context) error {
 	ctx, act := activity.Start(ctx, activity.Info, activity.OptimiseStore, "optimising the upper layer")
 	defer act.Stop()
@@ -140,7 +140,10 @@ func (s *Store) Optimise(ctx context.Context) error {
 		act.Progress(uint64(done), uint64(len(paths)), 0, 0)
 		err = s.dropDuplicates(ctx, paths[done:min(done+optimiseBatch, len(paths))])
 	}
-	return errors.Join(err, s.refresh(context.WithoutCancel(ctx)))
+	if err = errors.Join(err, s.refresh(context.WithoutCancel(ctx))); err != nil {
+		return err
+	}
+	return s.Store.Optimise(ctx)
 }
 
 func (s *Store) dropDuplicates(ctx context.Context, paths []storepath.Path) error {
