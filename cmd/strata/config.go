@@ -41,6 +41,11 @@ type config struct {
 	trustedSubstituters []string         // for clients that are not trusted
 	waitForLowers       time.Duration
 
+	network        *network
+	secretKeyFiles []string          // to sign with
+	sshOptions     []string          // of NIX_SSHOPTS
+	tell           func(line string) // what commands of stores write to standard error
+
 	warnings []string
 }
 
@@ -68,7 +73,7 @@ func (env environment) dirIn(variable, inHome string) string {
 // loadConfig reads configuration. options are "NAME=VALUE", and win.
 // Source: the Nix manual, "nix.conf" and "Common Environment Variables".
 func loadConfig(env environment, options []string) (*config, error) {
-	c := &config{}
+	c := &config{tell: func(line string) { _, _ = fmt.Fprintln(os.Stderr, line) }}
 	if err := c.places(env); err != nil {
 		return nil, err
 	}
@@ -101,6 +106,9 @@ func (c *config) places(env environment) (err error) {
 		return err
 	}
 	c.remote, _ = env("NIX_REMOTE")
+	if c.sshOptions, err = splitShell(env.nonEmpty("NIX_SSHOPTS", "")); err != nil {
+		return fmt.Errorf("NIX_SSHOPTS: %w", err)
+	}
 	_, storeSet := env("NIX_STORE_DIR")
 	_, stateSet := env("NIX_STATE_DIR")
 	c.ownPlaces = storeSet || stateSet
@@ -135,6 +143,7 @@ func (c *config) obey(env environment, s *settings) error {
 	c.local.CADerivations = s.HasFeature("ca-derivations")
 	c.local.GitHashing = s.HasFeature("git-hashing")
 	c.local.TrustedKeys = s.keys()
+	c.local.Build = s.building(env)
 
 	c.users = trust.DefaultUsers()
 	c.users.Trusted = s.Strings("trusted-users", c.users.Trusted)
@@ -148,6 +157,8 @@ func (c *config) obey(env environment, s *settings) error {
 	s.note(err)
 	c.local.SubstitutionJobs = int(min(max(jobs, 1), 1000)) //nolint:gosec // even 0 lets one be under way, as in Nix
 	c.trustedSubstituters = slices.Concat(c.local.Substituters, s.Strings("trusted-substituters", nil))
+	c.secretKeyFiles = s.keyFiles()
+	c.obeyNetwork(env, s)
 	for _, w := range s.Warnings() {
 		c.warnings = append(c.warnings, w.String())
 	}

@@ -4,7 +4,6 @@ import (
 	"cmp"
 	"context"
 	"errors"
-	"fmt"
 
 	"github.com/spf13/cobra"
 
@@ -14,10 +13,11 @@ import (
 )
 
 type copyOptions struct {
+	selection
 	from, to    string
-	all         bool
-	closure     bool
 	noCheckSigs bool
+	substitute  bool
+	jobs        int
 	dryRun      bool
 	json        bool
 }
@@ -28,38 +28,47 @@ func newCopyCommand(g *globals) *cobra.Command {
 		Use:   "copy [--from URI] [--to URI] PATH...",
 		Short: "Copy paths from one store to another",
 		Long: `Copy store paths, and with --closure what they refer to, from one store to
-another. What is valid there already is passed over. The store that --from or
---to does not name is the one of --store.`,
-		Example: "  strata copy --from daemon --to local?root=/mnt --closure /nix/store/g1w7hy3qg1w7hy3qg1w7hy3qg1w7hy3q-hello",
-		Args:    anyArgs,
-		RunE:    runner(func(ctx context.Context, args []string) error { return runCopy(ctx, g, o, args) }),
+another. What is valid there already is passed over, so a copy that was
+interrupted goes on where it was. The store that --from or --to does not name is
+the one of --store.
+
+<derivation>^out,dev and <derivation>^* stand for outputs of a derivation in the
+first store; with those of content-addressed derivations goes the knowledge of
+what made them.
+
+Between stores of different directories only objects can be copied that are
+content-addressed and refer to nothing.`,
+		Example: `  strata copy --from daemon --to local?root=/mnt --closure /nix/store/g1w7hy3qg1w7hy3qg1w7hy3qg1w7hy3q-hello
+  strata copy --from https://cache.example.org --closure --from-file wanted
+  strata copy --to ssh-ng://builder --substitute-on-destination -r ./result`,
+		Args: anyArgs,
+		RunE: runner(func(ctx context.Context, args []string) error { return runCopy(ctx, g, o, args) }),
 	}
 	f := cmd.Flags()
 	f.StringVar(&o.from, "from", "", "the store to copy from, as a `URI`")
 	f.StringVar(&o.to, "to", "", "the store to copy to, as a `URI`")
-	f.BoolVarP(&o.closure, "closure", "r", false, "also copy what the paths refer to, directly or not")
-	f.BoolVar(&o.all, "all", false, "copy all paths of the store")
+	o.addFlags(f, "copy")
 	f.BoolVar(&o.noCheckSigs, "no-check-sigs", false, "copy also what no trusted key has signed, if we may")
+	f.BoolVarP(&o.substitute, "substitute-on-destination", "s", false, "let the destination get from its substituters what they have")
+	f.IntVarP(&o.jobs, "jobs", "j", 0, "copy `N` objects at once (default: as the destination likes)")
 	f.BoolVar(&o.dryRun, "dry-run", false, "only print the paths that would be copied")
 	f.BoolVar(&o.json, "json", false, "print JSON about what was copied")
-	cmd.MarkFlagsMutuallyExclusive("all", "closure")
 	return cmd
 }
 
 func runCopy(ctx context.Context, g *globals, o copyOptions, args []string) (err error) {
-	if o.all == (len(args) > 0) {
-		return &usageError{errors.New("give paths or --all, and not both")}
-	}
 	if o.from == "" && o.to == "" {
 		return &usageError{errors.New("say where to copy to, or from, with --to or --from")}
+	}
+	if o.jobs < 0 {
+		return &usageError{errors.New("--jobs must not be negative")}
 	}
 	from := cmp.Or(o.from, g.storeURI)
 	dir, err := g.storeDir(from)
 	if err != nil {
 		return err
 	}
-	named, err := parseObjects(dir, args)
-	if err != nil {
+	if err := o.parse(ctx, g, dir, args); err != nil {
 		return err
 	}
 	src, err := g.openURI(ctx, from)
@@ -72,25 +81,38 @@ func runCopy(ctx context.Context, g *globals, o copyOptions, args []string) (err
 		return err
 	}
 	defer closeWith(dst, &err)
-	if src.Dir() != dst.Dir() {
-		return fmt.Errorf("cannot copy from '%s' to '%s': the one is of store directory '%s', the other of '%s'",
-			src.URI(), dst.URI(), src.Dir(), dst.Dir())
-	}
-	infos, err := o.wanted(ctx, src, named)
+	infos, err := o.infos(ctx, src)
 	if err != nil {
 		return err
 	}
-	missing, err := missingIn(ctx, dst, infos)
-	if err != nil {
+	t := &transfer{src: src, dst: dst, noCheckSigs: o.noCheckSigs, jobs: o.jobs}
+	if err := t.plan(ctx, infos); err != nil {
 		return err
 	}
-	activity.Logf(ctx, activity.Info, "copying %d paths (%s), %d are already there", len(missing), size(totalSize(missing)), len(infos)-len(missing))
-	if !o.dryRun && len(missing) > 0 {
-		if err := copyPaths(ctx, src, dst, missing, o.noCheckSigs); err != nil {
+	activity.Logf(ctx, activity.Info, "copying %d paths (%s), %d are already there", len(t.items), size(t.size()), t.present)
+	wanted := t.paths()
+	if !o.dryRun {
+		if err := o.copy(ctx, t); err != nil {
 			return err
 		}
 	}
-	return o.print(g.out, src.Dir(), missing, len(infos)-len(missing))
+	return o.print(g.out, dst.Dir(), wanted, t)
+}
+
+func (o copyOptions) copy(ctx context.Context, t *transfer) error {
+	if o.substitute {
+		if err := t.substitute(ctx); err != nil {
+			return err
+		}
+	}
+	if err := t.run(ctx, func(storepath.Path) {}); err != nil {
+		return err
+	}
+	rs, err := o.outputs.realisations(ctx, t.src)
+	if err != nil {
+		return err
+	}
+	return t.realise(ctx, rs)
 }
 
 func closeWith(st store.Store, err *error) {
@@ -99,73 +121,18 @@ func closeWith(st store.Store, err *error) {
 	}
 }
 
-// wanted gives the infos of what is to be copied, references first.
-func (o copyOptions) wanted(ctx context.Context, src store.Store, named []storepath.Path) ([]*store.PathInfo, error) {
-	paths, err := selectPaths(ctx, src, o.all, named)
-	if err != nil {
-		return nil, err
-	}
-	if o.closure {
-		return store.Closure(ctx, src, paths)
-	}
-	infos, err := src.PathInfos(ctx, paths)
-	if err != nil {
-		return nil, err
-	}
-	for i, info := range infos {
-		if info == nil {
-			return nil, &store.InvalidPathError{Path: src.Dir().Print(paths[i])}
-		}
-	}
-	return store.SortByReferences(src.Dir(), infos)
-}
-
-// missingIn keeps those that are not valid in dst, in their order.
-func missingIn(ctx context.Context, dst store.Store, infos []*store.PathInfo) ([]*store.PathInfo, error) {
-	valid, err := dst.ValidPaths(ctx, pathsOf(infos))
-	if err != nil {
-		return nil, err
-	}
-	there := storepath.NewSet(valid...)
-	var missing []*store.PathInfo
-	for _, info := range infos {
-		if !there.Has(info.Path) {
-			missing = append(missing, info)
-		}
-	}
-	return missing, nil
-}
-
-func copyPaths(ctx context.Context, src, dst store.Store, infos []*store.PathInfo, noCheckSigs bool) error {
-	nars, err := store.Need[store.NarSource](src, "narFromPath")
-	if err != nil {
-		return err
-	}
-	ctx, act := activity.Start(ctx, activity.Info, activity.CopyPaths, "")
-	defer act.Stop()
-	ao := store.AddOptions{NoCheckSigs: noCheckSigs}
-	if r, ok := store.As[store.TempRooter](dst); ok {
-		ao.Roots = r.NewTempRoots()
-		defer ao.Roots.Close()
-	}
-	objects := &objectsOf{ctx: ctx, from: src, nars: nars, to: dst, infos: infos, total: act}
-	defer objects.close()
-	return store.AddMultiple(ctx, dst, objects, ao)
-}
-
-func (o copyOptions) print(out *output, dir storepath.Dir, copied []*store.PathInfo, present int) error {
-	paths := dir.PrintAll(pathsOf(copied))
+func (o copyOptions) print(out *output, dir storepath.Dir, wanted []storepath.Path, t *transfer) error {
 	if o.json {
 		return out.printJSON(struct {
 			Copied       []string `json:"copied"`
 			AlreadyThere int      `json:"alreadyThere"`
 			NarSize      uint64   `json:"narSize"`
-		}{paths, present, totalSize(copied)})
+		}{dir.PrintAll(t.paths()), t.present, t.size()})
 	}
 	if !o.dryRun {
 		return nil
 	}
-	for _, p := range paths {
+	for _, p := range dir.PrintAll(wanted) {
 		if err := out.println(p); err != nil {
 			return err
 		}

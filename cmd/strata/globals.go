@@ -67,6 +67,7 @@ func (g *globals) config() (*config, error) {
 	for _, w := range c.warnings {
 		g.progress.Log(activity.Warn, "warning: "+w)
 	}
+	c.tell = func(line string) { g.progress.Log(activity.Error, line) }
 	g.cfg = c
 	return c, nil
 }

@@ -37,6 +37,11 @@ func run(ctx context.Context, argv []string, stdin io.Reader, stdout, stderr io.
 	defer stop()
 	g := &globals{stdin: stdin, out: newOutput(stdout), stderr: stderr, args0: argv[0]}
 	err := execute(ctx, g, argv)
+	if g.cfg != nil {
+		if cerr := g.cfg.end(); err == nil {
+			err = cerr
+		}
+	}
 	if g.progress != nil {
 		g.progress.close()
 	}

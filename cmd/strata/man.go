@@ -25,19 +25,24 @@ func writeManPages(root *cobra.Command, dir string) error {
 	if err := os.MkdirAll(dir, 0o755); err != nil {
 		return err
 	}
-	all := []*cobra.Command{root}
-	for _, c := range root.Commands() {
-		if c.IsAvailableCommand() && c.Name() != "help" {
-			all = append(all, c)
-		}
-	}
-	for _, c := range all {
+	for _, c := range documented(root) {
 		name := filepath.Join(dir, manName(c)+".1")
 		if err := os.WriteFile(name, []byte(manPage(c)), 0o644); err != nil {
 			return err
 		}
 	}
 	return nil
+}
+
+// documented gives a command and those below it that people may know of.
+func documented(c *cobra.Command) []*cobra.Command {
+	all := []*cobra.Command{c}
+	for _, sub := range c.Commands() {
+		if sub.IsAvailableCommand() && sub.Name() != "help" {
+			all = append(all, documented(sub)...)
+		}
+	}
+	return all
 }
 
 func manName(c *cobra.Command) string { return strings.ReplaceAll(c.CommandPath(), " ", "-") }

@@ -2,29 +2,26 @@ package main
 
 import (
 	"context"
-	"fmt"
 	"io"
 
 	"github.com/strata-nix/strata/activity"
 	"github.com/strata-nix/strata/store"
 )
 
-// objectsOf is a store.SizedSource of objects of a store. An object's NAR is asked
-// for when the first byte of it is read.
+// objectsOf is a store.SizedSource of the objects of a transfer, for a store that
+// takes them one after the other. An object's NAR is asked for when the first byte
+// of it is read.
 type objectsOf struct {
 	ctx   context.Context //nolint:containedctx // lives as long as one call of AddMultiple
-	from  store.Store
-	nars  store.NarSource
-	to    store.Store
-	infos []*store.PathInfo
+	t     *transfer
 	total *activity.Activity // of the whole copy
 
 	next    int
-	current *objectNAR
+	current *lazyNAR
 }
 
 // Len is how many objects are still to come.
-func (s *objectsOf) Len() int { return len(s.infos) - s.next }
+func (s *objectsOf) Len() int { return len(s.t.items) - s.next }
 
 // Next gives the next object.
 func (s *objectsOf) Next() (*store.PathInfo, io.Reader, error) {
@@ -32,15 +29,14 @@ func (s *objectsOf) Next() (*store.PathInfo, io.Reader, error) {
 	if err := context.Cause(s.ctx); err != nil {
 		return nil, nil, err
 	}
-	s.total.Progress(uint64(s.next), uint64(len(s.infos)), 1, 0)
-	if s.next == len(s.infos) {
+	s.total.Progress(uint64(s.next), uint64(len(s.t.items)), 1, 0)
+	if s.next == len(s.t.items) {
 		return nil, nil, io.EOF
 	}
-	info := s.infos[s.next].Clone()
-	info.Ultimate = false // it was built elsewhere
+	it := s.t.items[s.next]
 	s.next++
-	s.current = &objectNAR{source: s, info: info}
-	return info, s.current, nil
+	s.current = &lazyNAR{open: func() (io.ReadCloser, error) { return s.t.open(s.ctx, it) }}
+	return it.to, s.current, nil
 }
 
 // close ends the object that is being read.
@@ -51,44 +47,26 @@ func (s *objectsOf) close() {
 	}
 }
 
-// objectNAR reads one NAR.
-type objectNAR struct {
-	source *objectsOf
-	info   *store.PathInfo
-	pipe   *io.PipeReader // nil until the first Read
-	sent   chan struct{}  // closed when the store has let go of the pipe
-	act    *activity.Activity
-	done   uint64
+// lazyNAR is opened when somebody begins to read it.
+type lazyNAR struct {
+	open func() (io.ReadCloser, error)
+	r    io.ReadCloser
+	err  error
 }
 
-func (n *objectNAR) Read(p []byte) (int, error) {
-	if n.pipe == nil {
-		n.open()
+// Read reads.
+func (n *lazyNAR) Read(p []byte) (int, error) {
+	if n.r == nil && n.err == nil {
+		n.r, n.err = n.open()
 	}
-	k, err := n.pipe.Read(p)
-	n.done += uint64(k)
-	n.act.Progress(n.done, n.info.NarSize, 0, 0)
-	return k, err
-}
-
-func (n *objectNAR) open() {
-	from, to := n.source.from, n.source.to
-	path := from.Dir().Print(n.info.Path)
-	ctx, act := activity.Start(n.source.ctx, activity.Info, activity.CopyPath, fmt.Sprintf("copying path '%s'", path),
-		activity.Text(path), activity.Text(from.URI()), activity.Text(to.URI()))
-	pr, pw := io.Pipe()
-	n.pipe, n.act, n.sent = pr, act, make(chan struct{})
-	go func() {
-		defer close(n.sent)
-		pw.CloseWithError(n.source.nars.NarFromPath(ctx, n.info.Path, pw))
-	}()
-}
-
-func (n *objectNAR) close() {
-	if n.pipe == nil {
-		return
+	if n.err != nil {
+		return 0, n.err
 	}
-	_ = n.pipe.Close()
-	<-n.sent
-	n.act.Stop()
+	return n.r.Read(p)
+}
+
+func (n *lazyNAR) close() {
+	if n.r != nil {
+		_ = n.r.Close()
+	}
 }

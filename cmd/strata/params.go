@@ -93,6 +93,11 @@ func (p *params) fail(name, format string, args ...any) {
 	p.errs = append(p.errs, fmt.Errorf("setting '%s' of store '%s' %s", name, p.ref, fmt.Sprintf(format, args...)))
 }
 
+// failf notes a mistake that is about no single setting.
+func (p *params) failf(format string, args ...any) {
+	p.errs = append(p.errs, fmt.Errorf(format, args...))
+}
+
 // end gives all errors.
 func (p *params) end() error {
 	for _, name := range slices.Sorted(maps.Keys(p.ref.Params)) {

@@ -4,9 +4,7 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
-	"maps"
 	"os"
-	"slices"
 	"strings"
 	"sync"
 	"time"
@@ -29,21 +27,17 @@ type progress struct {
 	json  *slog.Logger // instead of plain lines; may be nil
 
 	mu      sync.Mutex
-	running map[uint64]*runningActivity
+	status  statusLine
 	line    string // on the terminal now
 	dirty   bool
+	shown   time.Time // when the line was brought up to date
 	stop    chan struct{}
 	stopped sync.WaitGroup
 }
 
-type runningActivity struct {
-	activity.Event
-	done, expected uint64
-}
-
 // newProgress writes to w. Close ends it.
 func newProgress(w io.Writer, level activity.Level, json bool) *progress {
-	p := &progress{w: w, level: level, running: map[uint64]*runningActivity{}, stop: make(chan struct{})}
+	p := &progress{w: w, level: level, stop: make(chan struct{})}
 	switch {
 	case json:
 		p.json = newLogger(w, level, true)
@@ -72,7 +66,7 @@ func (p *progress) Log(level activity.Level, text string) {
 // Start notes an activity and, where no line can change, tells of it.
 func (p *progress) Start(e activity.Event) {
 	p.mu.Lock()
-	p.running[e.ID] = &runningActivity{Event: e}
+	p.status.start(e)
 	p.dirty = true
 	p.mu.Unlock()
 	if !p.tty && e.Text != "" {
@@ -84,22 +78,20 @@ func (p *progress) Start(e activity.Event) {
 func (p *progress) Stop(id uint64) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	delete(p.running, id)
+	p.status.stop(id)
 	p.dirty = true
 }
 
 // Result notes how far an activity is, and writes lines of build logs.
 func (p *progress) Result(id uint64, what activity.ResultType, fields []activity.Field) {
-	switch {
-	case what == activity.Progress && len(fields) >= 2:
-		p.mu.Lock()
-		defer p.mu.Unlock()
-		if a := p.running[id]; a != nil {
-			a.done, a.expected = fields[0].Int, fields[1].Int
-			p.dirty = true
-		}
-	case (what == activity.BuildLogLine || what == activity.PostBuildLogLine) && len(fields) >= 1:
+	if (what == activity.BuildLogLine || what == activity.PostBuildLogLine) && len(fields) >= 1 {
 		p.Log(activity.Info, fields[0].Text)
+		return
+	}
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.status.result(id, what, fields) {
+		p.dirty = true
 	}
 }
 
@@ -134,40 +126,25 @@ func (p *progress) draw() {
 		select {
 		case <-p.stop:
 			return
-		case <-tick.C:
+		case now := <-tick.C:
+			p.show(now)
 		}
-		p.mu.Lock()
-		if p.dirty {
-			p.dirty = false
-			if line := clip(p.status(), p.width()-1); line != p.line {
-				_, _ = io.WriteString(p.w, "\r\x1b[K"+line)
-				p.line = line
-			}
-		}
-		p.mu.Unlock()
 	}
 }
 
-// status is the counts of the oldest activity that has some, and what was begun
-// last.
-func (p *progress) status() string {
-	var counts, text string
-	for _, id := range slices.Sorted(maps.Keys(p.running)) {
-		a := p.running[id]
-		bytes := a.Type == activity.CopyPath || a.Type == activity.FileTransfer
-		if counts == "" && a.expected > 0 && !bytes {
-			counts = fmt.Sprintf("[%d/%d] ", a.done, a.expected)
-		}
-		if a.Text == "" {
-			continue
-		}
-		text = a.Text
-		if bytes && a.expected > 0 {
-			text = fmt.Sprintf("%s/%s %s", size(a.done), size(a.expected), a.Text)
-		}
+// show brings the line on the terminal up to date.
+func (p *progress) show(now time.Time) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	// Rates change also when nothing happens.
+	if !p.dirty && now.Sub(p.shown) < time.Second {
+		return
 	}
-	text, _, _ = strings.Cut(text, "\n")
-	return counts + printable(text)
+	p.dirty, p.shown = false, now
+	if line := clip(p.status.text(now), p.width()-1); line != p.line {
+		_, _ = io.WriteString(p.w, "\r\x1b[K"+line)
+		p.line = line
+	}
 }
 
 func (p *progress) width() int {

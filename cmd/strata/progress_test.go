@@ -9,6 +9,8 @@ import (
 	"log/slog"
 	"strings"
 	"testing"
+	"testing/synctest"
+	"time"
 
 	"github.com/strata-nix/strata/activity"
 	"github.com/strata-nix/strata/nar"
@@ -33,31 +35,72 @@ func TestLinesWithoutATerminal(t *testing.T) {
 	if want := "warning: beware\ncopying one\na line\nafter the end\n"; b.String() != want {
 		t.Errorf("got %q", b.String())
 	}
-	if len(p.running) != 0 {
-		t.Errorf("still running: %v", p.running)
+	if len(p.status.running) != 0 {
+		t.Errorf("still running: %v", p.status.running)
 	}
 }
 
 func TestStatusLine(t *testing.T) {
-	p := newProgress(io.Discard, activity.Info, false)
-	p.tty = true // nobody draws
-	ctx := activity.With(t.Context(), p)
-	if s := p.status(); s != "" {
-		t.Errorf("nothing: %q", s)
+	synctest.Test(t, func(t *testing.T) {
+		p := newProgress(io.Discard, activity.Info, false)
+		is := func(want string) {
+			t.Helper()
+			if got := p.status.text(time.Now()); got != want {
+				t.Errorf("got %q, want %q", got, want)
+			}
+		}
+		ctx := activity.With(t.Context(), p)
+		is("")
+		ctx, all := activity.Start(ctx, activity.Info, activity.CopyPaths, "")
+		all.Progress(3, 10, 1, 0)
+		_, one := activity.Start(ctx, activity.Info, activity.CopyPath, "copying \x1b[31mone\x1b[0m\nmore")
+		is("3/10 paths: copying one")
+		one.Progress(256<<10, 1<<20, 0, 0)
+		is("[###---------] 3/10 paths, 256.0 KiB/1.0 MiB: copying one")
+		all.Result(activity.SetExpected, activity.Int(uint64(activity.CopyPath)), activity.Int(10<<20))
+		_, two := activity.Start(ctx, activity.Info, activity.CopyPath, "two",
+			activity.Text("/nix/store/00000000000000000000000000000000-hello-2.12"), activity.Text("a"), activity.Text("b"))
+		is("[------------] 3/10 paths, 256.0 KiB/10.0 MiB: hello-2.12")
+		time.Sleep(time.Second) // of a clock that does not wait
+		two.Progress(1<<20, 4<<20, 0, 0)
+		is("[#-----------] 3/10 paths, 1.2/10.0 MiB, 1.0 MiB/s, 9s left: hello-2.12")
+		two.Stop()
+		one.Stop()
+		is("[#-----------] 3/10 paths, 1.2/10.0 MiB, 1.0 MiB/s, 9s left")
+		time.Sleep(time.Minute)
+		is("[#-----------] 3/10 paths, 1.2/10.0 MiB")
+		all.Stop()
+		is("")
+		_, check := activity.Start(ctx, activity.Info, activity.VerifyPaths, "checking")
+		check.Progress(5, 8, 0, 0)
+		is("5/8: checking")
+		_, file := activity.Start(ctx, activity.Info, activity.FileTransfer, "downloading x")
+		file.Progress(1000, 0, 0, 0)
+		is("5/8, 1000 B: downloading x")
+	})
+}
+
+func TestMeter(t *testing.T) {
+	var m meter
+	begin := time.Unix(0, 0)
+	for i := range 1000 { // ten a second, for 100 seconds
+		m.see(begin.Add(time.Duration(i)*100*time.Millisecond), uint64(i)*100)
 	}
-	ctx, all := activity.Start(ctx, activity.Info, activity.CopyPaths, "")
-	all.Progress(3, 10, 1, 0)
-	_, one := activity.Start(ctx, activity.Info, activity.CopyPath, "copying \x1b[31mone\x1b[0m\nmore")
-	if s := p.status(); s != "[3/10] copying one" {
-		t.Errorf("%q", s)
+	if r := m.rate(); r < 990 || r > 1010 || len(m.samples) > 50 {
+		t.Errorf("%v a second, by %d samples", r, len(m.samples))
 	}
-	one.Progress(2048, 1<<20, 0, 0)
-	if s := p.status(); s != "[3/10] 2.0 KiB/1.0 MiB copying one" {
-		t.Errorf("%q", s)
+	if d, ok := m.left(5000); !ok || shortDuration(d) != "5s" {
+		t.Error(d, ok)
 	}
-	one.Stop()
-	if s := p.status(); s != "[3/10] " {
-		t.Errorf("%q", s)
+	m.see(begin.Add(200*time.Second), 5)
+	if _, ok := m.left(1); ok || m.rate() != 0 {
+		t.Error("it knows a rate of what has just begun")
+	}
+	for d, want := range map[time.Duration]string{0: "0s", 59 * time.Second: "59s", 61 * time.Second: "1m01s",
+		3*time.Hour + 4*time.Minute: "3h04m", 50 * time.Hour: "2d02h"} {
+		if got := shortDuration(d); got != want {
+			t.Errorf("%v: %s", d, got)
+		}
 	}
 }
 

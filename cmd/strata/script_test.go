@@ -12,7 +12,7 @@ import (
 )
 
 func TestMain(m *testing.M) {
-	testscript.Main(m, map[string]func(){"strata": main})
+	testscript.Main(m, map[string]func(){"strata": main, "nix-daemon": main})
 }
 
 // TestScripts runs testdata/script. A script finds a fresh, empty store as the

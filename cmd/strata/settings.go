@@ -54,7 +54,7 @@ func (s *settings) flag(name string, otherwise bool) bool {
 func (s *settings) keys() trust.Keys {
 	keys, err := trust.ParseKeys(s.Strings("trusted-public-keys", []string{defaultKey}))
 	s.note(prefix("setting 'trusted-public-keys'", err))
-	for _, file := range s.Strings("secret-key-files", nil) {
+	for _, file := range s.keyFiles() {
 		text, err := os.ReadFile(file)
 		if err != nil {
 			continue

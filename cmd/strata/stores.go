@@ -31,6 +31,8 @@ func init() { // openers of layered stores lead back here
 		"local":         openLocal,
 		"local-overlay": openOverlay,
 		"unix":          openDaemon,
+		"ssh-ng":        openSSH,
+		"file":          openFileCache,
 	}
 }
 
