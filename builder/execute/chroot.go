@@ -48,10 +48,6 @@ func (c *chroot) make(ctx context.Context, b *build) error {
 	if err != nil {
 		return fmt.Errorf("creating the directory of the sandbox: %w", err)
 	}
-	shown, err := b.shown(ctx, c.root)
-	if err != nil {
-		return err
-	}
 	storeDir := filepath.Join(c.root, string(b.dir))
 	for _, d := range []struct {
 		path string
@@ -64,6 +60,10 @@ func (c *chroot) make(ctx context.Context, b *build) error {
 		if err := makeDir(d.path, d.mode, d.own); err != nil {
 			return fmt.Errorf("creating a directory of the sandbox: %w", err)
 		}
+	}
+	shown, err := b.shown(ctx, c.root)
+	if err != nil {
+		return err
 	}
 	shown.put(sandbox.Mount{Kind: sandbox.Own, Source: storeDir, Target: string(b.dir)})
 	if _, taken := shown["/tmp"]; !taken {
@@ -175,11 +175,10 @@ func (b *build) showPath(m mounts, p SandboxPath) error {
 		return fmt.Errorf("sandbox path '%s=%s' is not absolute", target, source)
 	}
 	mount := sandbox.Mount{Kind: sandbox.Writable, Source: filepath.Clean(source), Target: filepath.Clean(target), Optional: p.Optional}
-	if _, rest, err := b.dir.Split(mount.Source); err == nil {
+	if _, _, err := b.dir.Split(mount.Source); err == nil {
 		// An object of this store, wherever that is.
 		mount.Kind = sandbox.ReadOnly
 		mount.Source = filepath.Join(b.s.RealDir(), strings.TrimPrefix(mount.Source, string(b.dir)))
-		_ = rest
 	}
 	m.put(mount)
 	return nil
