@@ -87,8 +87,19 @@ func (p *Process) Output() string { return p.log.String() }
 // the test when the process ends before that.
 func (p *Process) WaitSocket(path string) {
 	p.t.Helper()
+	p.waitFor("unix", path)
+}
+
+// waitAddress is WaitSocket for a TCP port.
+func (p *Process) waitAddress(address string) {
+	p.t.Helper()
+	p.waitFor("tcp", address)
+}
+
+func (p *Process) waitFor(network, address string) {
+	p.t.Helper()
 	for deadline := time.Now().Add(patience); ; {
-		conn, err := net.Dial("unix", path)
+		conn, err := net.Dial(network, address)
 		if err == nil {
 			conn.Close()
 			return
@@ -98,7 +109,7 @@ func (p *Process) WaitSocket(path string) {
 		}
 		select {
 		case <-p.done:
-			p.t.Fatalf("%q ended without listening on %s: %v\n%s", p.Cmd.Args, path, p.err, p.Output())
+			p.t.Fatalf("%q ended without listening on %s: %v\n%s", p.Cmd.Args, address, p.err, p.Output())
 		case <-time.After(10 * time.Millisecond):
 		}
 	}

@@ -60,7 +60,8 @@ type Options struct {
 	// Attempts is how often a request is made that fails ("download-attempts"); 0: the
 	// default.
 	Attempts int
-	// Transport, if not nil, carries the requests.
+	// Transport, if not nil, carries the requests to the bucket; those for credentials
+	// go their own way.
 	Transport http.RoundTripper
 }
 
@@ -147,9 +148,6 @@ func (o *Options) client(ctx context.Context) (*s3.Client, error) {
 	if o.Region != "" {
 		loads = append(loads, config.WithRegion(o.Region))
 	}
-	if o.Transport != nil {
-		loads = append(loads, config.WithHTTPClient(&http.Client{Transport: o.Transport}))
-	}
 	c, err := config.LoadDefaultConfig(ctx, loads...)
 	if err != nil {
 		return nil, fmt.Errorf("configuration of AWS for bucket '%s': %w", o.Bucket, err)
@@ -172,6 +170,9 @@ func (o *Options) client(ctx context.Context) (*s3.Client, error) {
 		so.DisableLogOutputChecksumValidationSkipped = true
 		if endpoint != "" {
 			so.BaseEndpoint = &endpoint
+		}
+		if o.Transport != nil {
+			so.HTTPClient = &http.Client{Transport: o.Transport}
 		}
 		so.EndpointOptions.DisableHTTPS = o.Scheme == "http"
 	}), nil

@@ -1,6 +1,6 @@
 // Command testtrees prepares what the tests would otherwise make on first use:
-// a Debian tree with stock Nix of each version, and the small corpus. They go
-// to the test cache, see testenv.CacheDir; what is there already costs nothing.
+// a Debian tree with stock Nix of each version, the small corpus, and an S3
+// server. They go to the test cache, see testenv.CacheDir; what is there already costs nothing.
 //
 //	go run ./tools/testtrees [-keep-going]
 //
@@ -45,7 +45,10 @@ func prepare(ctx context.Context, log io.Writer) (ok bool) {
 		what string
 		make func() (string, error)
 	}
-	jobs := []job{{"small corpus", func() (string, error) { return testenv.SmallCorpus(ctx, true, log) }}}
+	jobs := []job{
+		{"small corpus", func() (string, error) { return testenv.SmallCorpus(ctx, true, log) }},
+		{"S3 server", func() (string, error) { return testenv.S3Binary(ctx, true, log) }},
+	}
 	for _, v := range testenv.NixVersions() {
 		jobs = append(jobs, job{"stock Nix " + v, func() (string, error) { return testenv.Tree(ctx, v, true, log) }})
 	}
