@@ -110,38 +110,45 @@ func (r *request) prepare(ctx context.Context, b *building) error {
 		r.fail(ctx, &b.goal, store.InputRejected, fmt.Sprintf("Cannot build '%s'.%s", r.Store.Dir().Print(n.path), why))
 		return nil
 	}
-	r.ready = append(r.ready, b)
+	if r.b.underWay(r.key(b)) {
+		r.start(ctx, b, &slot{pool: r.slots})
+	} else {
+		r.ready = append(r.ready, b)
+	}
 	return nil
 }
 
 // startBuilding starts what can be started, in the order in which it became
 // ready. What another request is building already needs no slot.
 func (r *request) startBuilding(ctx context.Context) (any bool) {
-	waiting := r.ready[:0]
-	for _, b := range r.ready {
-		slot := &slot{pool: r.slots}
+	for len(r.ready) > 0 {
+		b, slot := r.ready[0], &slot{pool: r.slots}
 		if !r.b.underWay(r.key(b)) && !slot.try() {
-			waiting = append(waiting, b)
-			continue
+			break
 		}
+		r.ready[0] = nil
+		r.ready = r.ready[1:]
 		any = true
-		r.progress.builds.running++
-		r.spawn(ctx, func(ctx context.Context) step {
-			defer slot.release()
-			result, err := r.build(ctx, b, slot)
-			return func(ctx context.Context) error {
-				r.progress.builds.running--
-				if err != nil {
-					return err
-				}
-				r.built(ctx, b, result)
-				return nil
-			}
-		})
+		r.start(ctx, b, slot)
 	}
-	clear(r.ready[len(waiting):])
-	r.ready = waiting
 	return any
+}
+
+func (r *request) start(ctx context.Context, b *building, slot *slot) {
+	r.progress.builds.running++
+	r.spawn(ctx, func(ctx context.Context) step {
+		result, err := r.build(ctx, b, slot)
+		return func(ctx context.Context) error {
+			// Only now, so that nothing else begins that a failure is the end of.
+			slot.release()
+			r.progress.builds.running--
+			if err != nil {
+				return err
+			}
+			r.built(ctx, b, result)
+			return nil
+		}
+	})
 }
 
 // built ends the goal.

@@ -25,7 +25,7 @@ import (
 
 // world is a store with an executor that builds nothing much, but counts.
 type world struct {
-	t *testing.T
+	t testing.TB
 	s *local.Store
 	b *builder.Builder
 	v builder.View
@@ -40,7 +40,7 @@ type world struct {
 	run func(ctx context.Context, job *execute.Job) (*store.BuildResult, error)
 }
 
-func newWorld(t *testing.T, features ...string) *world {
+func newWorld(t testing.TB, features ...string) *world {
 	t.Helper()
 	s, err := local.Open(t.Context(), local.Options{
 		Root: testenv.Scratch(t), CADerivations: slices.Contains(features, "ca-derivations"), NoSync: true,
