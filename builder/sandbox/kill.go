@@ -28,14 +28,30 @@ func killUser(uid uint32) error {
 		return fmt.Errorf("kill the processes of user %d: not a build user", uid)
 	}
 	failed := make(chan error)
-	go func() {
-		runtime.LockOSThread() // and never unlocked, so the thread ends with this function
-		failed <- killAllAs(uid)
-	}()
+	go onLostThread(func() { failed <- killAllAs(uid) })
 	if err := <-failed; err != nil {
 		return fmt.Errorf("kill the processes of user %d: %w", uid, err)
 	}
 	return nil
+}
+
+// onLostThread calls f on a thread that ends with the goroutine, whatever f makes
+// of it. That must not be the first thread of the process: it cannot end, and its
+// ids are those by which others see the process. Somebody who kills as the same
+// user afterwards would kill this one.
+func onLostThread(f func()) {
+	runtime.LockOSThread()
+	if unix.Gettid() != unix.Getpid() {
+		f()
+		return
+	}
+	defer runtime.UnlockOSThread()
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		onLostThread(f)
+	}()
+	<-done
 }
 
 func killAllAs(uid uint32) error {
