@@ -82,8 +82,9 @@ type importer struct {
 	running   int           // goroutines that fetch or ask
 	writing   bool          // a transaction is under way
 	pause     time.Duration // before locks of others are asked for again
-	fatal     error         // why no object can be had any more
-	events    chan func()   // what goroutines have to tell, for run to call
+	toldWait  bool
+	fatal     error       // why no object can be had any more
+	events    chan func() // what goroutines have to tell, for run to call
 }
 
 // run goes on until the outcome of all objects is certain, or put off. Afterwards
@@ -227,7 +228,8 @@ func (im *importer) nowValid(ctx context.Context, list []*object) (storepath.Set
 
 // tellWaiting says once that a lock is not to be had.
 func (im *importer) tellWaiting(ctx context.Context) {
-	if im.pause == 0 {
+	if !im.toldWait {
 		activity.Logf(ctx, activity.Info, "waiting for locks or build slots...")
+		im.toldWait = true
 	}
 }
