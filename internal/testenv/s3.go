@@ -53,6 +53,7 @@ func S3Server(t testing.TB) *S3 {
 		"--quiet", "--keep-alive", "posix", "--sidecar", meta, s.Dir)
 	cmd.Env = []string{"PATH=" + os.Getenv("PATH"), "HOME=" + scratch, "TMPDIR=" + scratch}
 	s.Process = Start(t, cmd)
+	t.Cleanup(s.Process.Kill) // asked to end it waits for clients that keep connections
 	s.Process.waitAddress(address)
 	return s
 }
@@ -71,6 +72,7 @@ func (s *S3) Environ() map[string]string {
 	return map[string]string{
 		"AWS_ACCESS_KEY_ID": s.AccessKey, "AWS_SECRET_ACCESS_KEY": s.SecretKey,
 		"AWS_EC2_METADATA_DISABLED": "true", "AWS_CONFIG_FILE": "/dev/null", "AWS_SHARED_CREDENTIALS_FILE": "/dev/null",
+		"AWS_PROFILE": "", "AWS_SESSION_TOKEN": "", "AWS_CA_BUNDLE": "",
 	}
 }
 
