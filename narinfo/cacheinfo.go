@@ -47,6 +47,9 @@ func ParseCacheInfo(file string, text []byte) (CacheInfo, error) {
 		switch name {
 		case "StoreDir":
 			i.Dir, err = storepath.ParseDir(value)
+			if err == nil && strings.TrimSpace(string(i.Dir)) != string(i.Dir) {
+				err = fmt.Errorf("'%.200s' ends in a blank", i.Dir)
+			}
 		case "WantMassQuery":
 			i.WantMassQuery = value == "1"
 		case "Priority":

@@ -101,15 +101,16 @@ func (h *handle) close() error {
 func (h *handle) prepare(ttl TTL) error {
 	h.conn.SetBusyTimeout(patience)
 	// In WAL mode this loses the last answers in a power failure, not the file.
-	if err := sqlitex.ExecuteScript(h.conn, "pragma synchronous = normal; pragma foreign_keys = on;", nil); err != nil {
-		return err
+	for _, sql := range []string{"pragma synchronous = normal", "pragma foreign_keys = on"} {
+		if err := h.exec(sql, nil); err != nil {
+			return err
+		}
 	}
 	have, err := h.number("pragma user_version")
 	if err == nil && have == 0 {
-		// The script is a transaction.
-		if err = sqlitex.ExecuteScript(h.conn, schema+fmt.Sprintf("pragma user_version = %d;", version), nil); err == nil {
-			have = version
-		}
+		have, err = version, h.transaction(func() error {
+			return sqlitex.ExecuteScript(h.conn, schema+fmt.Sprintf("pragma user_version = %d;", version), nil)
+		})
 	}
 	if err != nil {
 		return err
