@@ -286,6 +286,28 @@ func TestImportChecksSignatures(t *testing.T) {
 	}
 }
 
+// What the first offer refers to cannot be had, and the second does without.
+func TestImportWithoutWhatIsLost(t *testing.T) {
+	s := open(t, local.Options{Root: testenv.Scratch(t)})
+	lost := storetest.File(t, s.Dir(), "lost", "lost")
+	top := storetest.File(t, s.Dir(), "top", "top").Plain(t, s.Dir(), false)
+	onLost := storetest.Object{Info: top.Info.Clone(), NAR: top.NAR}
+	onLost.Info.References = []storepath.Path{lost.Path()}
+	above := storetest.File(t, s.Dir(), "above", "above", top.Path())
+	err := s.Import(t.Context(), []store.Import{
+		{Path: lost.Path(), Offers: []store.Offer{lost.Broken()}},
+		{Path: top.Path(), Offers: []store.Offer{onLost.Offer(nil), top.Offer(nil)}},
+		above.Import(nil),
+	}, store.ImportOptions{})
+	if !errors.Is(err, storetest.ErrFault) {
+		t.Error(err)
+	}
+	if v, err := s.ValidPaths(t.Context(), []storepath.Path{lost.Path(), top.Path(), above.Path()}); err != nil || len(v) != 2 {
+		t.Errorf("%v, %v", v, err)
+	}
+	clean(t, s)
+}
+
 // Canceled at any moment, an import leaves nothing.
 func TestCanceledImportLeavesNothing(t *testing.T) {
 	objects := storetest.Web(t, storepath.DefaultDir, 120)
