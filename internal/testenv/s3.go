@@ -12,6 +12,9 @@ import (
 	"path/filepath"
 	"testing"
 	"time"
+
+	"github.com/aws/aws-sdk-go-v2/aws"
+	"github.com/aws/aws-sdk-go-v2/service/s3"
 )
 
 // s3Module is the module, relative to our own, that holds the S3 server for tests.
@@ -62,6 +65,23 @@ func S3Server(t testing.TB) *S3 {
 func (s *S3) Bucket(t testing.TB, name string) {
 	t.Helper()
 	if err := os.Mkdir(filepath.Join(s.Dir, name), 0o755); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// Publish lets everybody read and write a bucket without credentials, which not
+// every client can show.
+func (s *S3) Publish(t testing.TB, bucket string) {
+	t.Helper()
+	client := s3.New(s3.Options{
+		Region: s.Region, BaseEndpoint: &s.Endpoint, UsePathStyle: true,
+		Credentials: aws.CredentialsProviderFunc(func(context.Context) (aws.Credentials, error) {
+			return aws.Credentials{AccessKeyID: s.AccessKey, SecretAccessKey: s.SecretKey}, nil
+		}),
+	})
+	policy := fmt.Sprintf(`{"Version":"2012-10-17","Statement":[{"Effect":"Allow","Principal":"*","Action":"s3:*",
+		"Resource":["arn:aws:s3:::%[1]s","arn:aws:s3:::%[1]s/*"]}]}`, bucket)
+	if _, err := client.PutBucketPolicy(t.Context(), &s3.PutBucketPolicyInput{Bucket: &bucket, Policy: &policy}); err != nil {
 		t.Fatal(err)
 	}
 }
