@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"io"
+	"math/rand/v2"
 	"os"
 	"path/filepath"
 	"runtime"
@@ -283,6 +284,55 @@ func TestImportChecksSignatures(t *testing.T) {
 	err = s.Import(t.Context(), []store.Import{{Path: unsigned.Path(), Offers: both}}, store.ImportOptions{})
 	if err != nil || first.Load() > 0 || second.Load() != 1 {
 		t.Errorf("signed: %v", err)
+	}
+}
+
+// Offers that fail in all ways and orders: what has a good one comes, if what it
+// refers to does.
+func TestImportAnyhow(t *testing.T) {
+	objects := storetest.Web(t, storepath.DefaultDir, 60)
+	faults := []func(storetest.Object) store.Offer{
+		storetest.Object.Unopenable, storetest.Object.Broken, storetest.Object.Cut, storetest.Object.Changed, storetest.Object.Longer,
+	}
+	for seed := range uint64(25) {
+		s := open(t, local.Options{Root: testenv.Scratch(t)})
+		dice := rand.New(rand.NewPCG(seed, 0))
+		coming := storepath.Set{}
+		var imports []store.Import
+		for _, o := range objects {
+			offers := make([]store.Offer, dice.IntN(4))
+			good := false
+			for i := range offers {
+				if dice.IntN(100) < 90 {
+					offers[i], good = o.Offer(nil), true
+				} else {
+					offers[i] = faults[dice.IntN(len(faults))](o)
+				}
+			}
+			split := dice.IntN(len(offers) + 1)
+			more := offers[split:]
+			imports = append(imports, store.Import{Path: o.Path(), Offers: offers[:split], More: func(context.Context, error) []store.Offer {
+				next := more
+				more = nil
+				return next
+			}})
+			if good && !slices.ContainsFunc(o.Info.References, func(r storepath.Path) bool { return !coming.Has(r) }) {
+				coming.Add(o.Path())
+			}
+		}
+		dice.Shuffle(len(imports), func(i, j int) { imports[i], imports[j] = imports[j], imports[i] })
+		err := s.Import(t.Context(), imports, store.ImportOptions{
+			Jobs: 1 + dice.IntN(8),
+			Done: func(i int, _ *store.Offer, err error) {
+				if (err == nil) != coming.Has(imports[i].Path) {
+					t.Errorf("seed %d: %s: %v", seed, imports[i].Path, err)
+				}
+			},
+		})
+		if (err == nil) != (len(coming) == len(objects)) {
+			t.Errorf("seed %d: %v", seed, err)
+		}
+		clean(t, s)
 	}
 }
 

@@ -105,6 +105,7 @@ func (im *importer) prepare(ctx context.Context, objects []*object) error {
 
 // next puts an object in line that has no offer yet, or whose offer has failed.
 func (im *importer) next(ctx context.Context, o *object) error {
+	o.disconnect()
 	for ; len(o.offers) > 0; o.offers = o.offers[1:] {
 		problem, err := im.examine(ctx, o, &o.offers[0])
 		if err != nil {
@@ -213,12 +214,16 @@ func (im *importer) lookUp(ctx context.Context, refs []storepath.Path) error {
 	return err
 }
 
-// connect notes what an object refers to by its first offer.
-func (im *importer) connect(o *object) {
+// disconnect forgets what an object refers to.
+func (o *object) disconnect() {
 	for _, r := range o.refs {
 		r.referrers = slices.DeleteFunc(r.referrers, func(x *object) bool { return x == o })
 	}
 	o.refs, o.waits, o.needs = nil, 0, 0
+}
+
+// connect notes what an object refers to by its first offer.
+func (im *importer) connect(o *object) {
 	for _, p := range o.offers[0].Info.References {
 		r := im.byPath[p]
 		if r == nil || r == o || slices.Contains(o.refs, r) {
