@@ -1,9 +1,11 @@
 package builder
 
 import (
+	"container/heap"
 	"context"
 	"fmt"
 
+	"github.com/strata-nix/strata/activity"
 	"github.com/strata-nix/strata/derivation"
 	"github.com/strata-nix/strata/store"
 	"github.com/strata-nix/strata/storepath"
@@ -106,6 +108,9 @@ func (r *request) prepare(ctx context.Context, b *building) error {
 		basic.InputSrcs = storepath.SortUnique(basic.InputSrcs)
 	}
 	b.basic = &basic
+	for _, text := range n.opts.Warnings {
+		activity.Warnf(ctx, "%s", text)
+	}
 	if why := r.rejects(n); why != "" {
 		r.fail(ctx, &b.goal, store.InputRejected, fmt.Sprintf("Cannot build '%s'.%s", r.Store.Dir().Print(n.path), why))
 		return nil
@@ -113,21 +118,40 @@ func (r *request) prepare(ctx context.Context, b *building) error {
 	if r.b.underWay(r.key(b)) {
 		r.start(ctx, b, &slot{pool: r.slots})
 	} else {
-		r.ready = append(r.ready, b)
+		heap.Push(&r.ready, b)
 	}
 	return nil
 }
 
-// startBuilding starts what can be started, in the order in which it became
-// ready. What another request is building already needs no slot.
+// readyQueue is what can be built as soon as there is a slot, in the order of
+// names, as in Nix: with one job at a time people expect that.
+type readyQueue []*building
+
+func (q readyQueue) Len() int           { return len(q) }
+func (q readyQueue) Less(i, j int) bool { return byName(q[i].node.path, q[j].node.path) < 0 }
+func (q readyQueue) Swap(i, j int)      { q[i], q[j] = q[j], q[i] }
+
+// Push implements heap.Interface.
+func (q *readyQueue) Push(b any) { *q = append(*q, b.(*building)) } //nolint:forcetypeassert // nothing else is pushed
+
+// Pop implements heap.Interface.
+func (q *readyQueue) Pop() any {
+	last := len(*q) - 1
+	b := (*q)[last]
+	(*q)[last] = nil
+	*q = (*q)[:last]
+	return b
+}
+
+// startBuilding starts what can be started. What another request is building
+// already needs no slot.
 func (r *request) startBuilding(ctx context.Context) (any bool) {
 	for len(r.ready) > 0 {
 		b, slot := r.ready[0], &slot{pool: r.slots}
 		if !r.b.underWay(r.key(b)) && !slot.try() {
 			break
 		}
-		r.ready[0] = nil
-		r.ready = r.ready[1:]
+		heap.Pop(&r.ready)
 		any = true
 		r.start(ctx, b, slot)
 	}

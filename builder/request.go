@@ -30,7 +30,7 @@ type request struct {
 
 	steps []step // what can be done at once
 	batch batch  // what is done for many together, after that
-	ready []*building
+	ready readyQueue
 
 	left     int  // top goals that are open
 	givenUp  bool // one of them failed, and the others are not worth it any more
