@@ -7,7 +7,6 @@ import (
 	"io"
 	"math"
 	"strings"
-	"sync"
 
 	"github.com/andybalholm/brotli"
 	"github.com/dsnet/compress/bzip2"
@@ -23,25 +22,9 @@ func (d *reader) trailing(err error) error {
 	return fmt.Errorf("%w: %w", ErrCorrupt, err)
 }
 
-// zstdDecoders keeps decoders, which are dear to make for a narinfo. Each works
-// in the goroutine of its reader: one more would make a large object faster, and
-// several objects at once slower.
-var zstdDecoders = sync.Pool{New: func() any {
-	d, err := zstd.NewReader(nil, zstd.WithDecoderConcurrency(1), zstd.WithDecoderLowmem(true),
-		zstd.WithDecoderMaxWindow(MaxWindow), zstd.WithDecoderMaxMemory(math.MaxInt64))
-	if err != nil {
-		panic(err) // the options are constants
-	}
-	return d
-}}
-
+// openZstd makes a decoder that works in the goroutine of its reader: one more
+// would make a large object faster, and several objects at once slower.
 func openZstd(d *reader) (io.Reader, error) {
-	dec := zstdDecoders.Get().(*zstd.Decoder)
-	d.release = func() {
-		if dec.Reset(nil) == nil {
-			zstdDecoders.Put(dec)
-		}
-	}
 	d.explain = func(err error) error {
 		switch {
 		case errors.Is(err, zstd.ErrMagicMismatch):
@@ -51,7 +34,13 @@ func openZstd(d *reader) (io.Reader, error) {
 		}
 		return fmt.Errorf("%w: %w", ErrCorrupt, err)
 	}
-	return dec, dec.Reset(d.src)
+	dec, err := zstd.NewReader(d.src, zstd.WithDecoderConcurrency(1), zstd.WithDecoderLowmem(true),
+		zstd.WithDecoderMaxWindow(MaxWindow), zstd.WithDecoderMaxMemory(math.MaxInt64))
+	if err != nil {
+		return nil, err
+	}
+	d.release = dec.Close
+	return dec, nil
 }
 
 func openGzip(d *reader) (io.Reader, error) {
