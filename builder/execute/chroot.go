@@ -24,6 +24,7 @@ type chroot struct {
 	top    string // <store>/<drv>.chroot
 	root   string // what is below it lies in the sandbox where it lies here
 	mounts []sandbox.Mount
+	closed []sandbox.Mount // directories that nobody may write to, once all is there
 }
 
 // newChroot makes the directories of a sandbox, and says what else is to be seen.
@@ -72,7 +73,7 @@ func (c *chroot) make(ctx context.Context, b *build) error {
 	if err := c.makeEtc(b, shown); err != nil {
 		return err
 	}
-	c.mounts = shown.sorted()
+	c.mounts = append(shown.sorted(), c.closed...)
 	return nil
 }
 

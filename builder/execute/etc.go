@@ -14,8 +14,12 @@ const (
 	insideGID = 100
 )
 
-// makeEtc puts into /etc what programs cannot do without.
+// makeEtc puts into /etc what programs cannot do without, unless settings show
+// another one.
 func (c *chroot) makeEtc(b *build, m mounts) error {
+	if _, taken := m["/etc"]; taken {
+		return nil
+	}
 	uid, gid := insideUID, insideGID
 	if b.attrs.UIDRange() {
 		uid, gid = 0, 0
@@ -36,6 +40,7 @@ func (c *chroot) makeEtc(b *build, m mounts) error {
 	if b.attrs.UIDRange() {
 		return c.ownEtc(b, m, files)
 	}
+	c.closed = append(c.closed, sandbox.Mount{Kind: sandbox.Dir, Target: "/etc", Mode: 0o555})
 	for name, text := range files {
 		target := "/etc/" + name
 		if _, taken := m[target]; !taken {

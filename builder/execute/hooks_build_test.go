@@ -75,6 +75,13 @@ func TestSandboxPaths(t *testing.T) {
 	if r, err := w.run(t, w.job(t, script("echo y > $out"))); err == nil || !strings.Contains(err.Error(), "/no/such/path") {
 		t.Errorf("%+v, %v", r, err)
 	}
+	w.opts.SandboxPaths = w.opts.SandboxPaths[:1]
+	etc := testenv.Scratch(t)
+	w.opts.SandboxPaths = append(w.opts.SandboxPaths, execute.SandboxPath{Target: "/etc", Source: etc})
+	w.build(t, script("[ ! -e /etc/passwd ]; echo etc > $out"))
+	if info, err := os.Stat(etc); err != nil || info.Mode().Perm() != 0o755 {
+		t.Errorf("a directory of the machine has changed: %v, %v", info, err)
+	}
 	w.opts.SandboxPaths, w.opts.SandboxBuildDir = w.opts.SandboxPaths[:1], "/nix"
 	if _, err := w.run(t, w.job(t, script("echo y > $out"))); err == nil || !strings.Contains(err.Error(), "`sandbox-build-dir` must not contain the storeDir") {
 		t.Errorf("%v", err)

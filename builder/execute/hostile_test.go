@@ -91,8 +91,8 @@ func TestLargeLog(t *testing.T) {
 	var before, after runtime.MemStats
 	runtime.GC()
 	runtime.ReadMemStats(&before)
-	const size = 1 << 30
-	d := script("yes 0123456789012345678901234567890123456789012345678901234567890123456789 | head -c 1073741824; echo x > $out")
+	const size = 256 << 20
+	d := script("yes 0123456789012345678901234567890123456789012345678901234567890123456789 | head -c 268435456; echo x > $out")
 	d.Env["PATH"] = "/bin"
 	w.heard.deaf = true
 	w.opts.SandboxPaths = append(w.opts.SandboxPaths,

@@ -122,16 +122,14 @@ func flat(d *derivation.Derivation, contents string) *derivation.Derivation {
 	return d
 }
 
-// job prepares a derivation as goals do.
+// job prepares a derivation that is not in the store, as goals do.
 func (w *world) job(t testing.TB, d *derivation.Derivation) *execute.Job {
 	t.Helper()
-	ctx := t.Context()
 	if w.opts.Sandbox == execute.Unboxed && d.Builder == "/bin/sh" {
 		// The same shell as in a sandbox, with the same commands.
 		d.Builder, d.Args = busybox, append([]string{"sh"}, d.Args...)
 	}
-	hasher := derivation.NewHasher(w.Dir(), w.Derivation)
-	if err := hasher.FillIn(ctx, d); err != nil {
+	if err := derivation.NewHasher(w.Dir(), w.Derivation).FillIn(t.Context(), d); err != nil {
 		t.Fatal(err)
 	}
 	for name, o := range d.Outputs {
@@ -143,7 +141,14 @@ func (w *world) job(t testing.TB, d *derivation.Derivation) *execute.Job {
 			d.Env[name] = derivation.OutputPlaceholder(name)
 		}
 	}
-	m, err := hasher.Modulo(ctx, d)
+	return w.jobOf(t, d)
+}
+
+// jobOf prepares a derivation that is complete.
+func (w *world) jobOf(t testing.TB, d *derivation.Derivation) *execute.Job {
+	t.Helper()
+	ctx := t.Context()
+	m, err := derivation.NewHasher(w.Dir(), w.Derivation).Modulo(ctx, d)
 	if err != nil {
 		t.Fatal(err)
 	}
