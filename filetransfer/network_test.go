@@ -7,6 +7,7 @@ import (
 	"net"
 	"net/http"
 	"net/url"
+	"strings"
 	"sync"
 	"testing"
 	"testing/synctest"
@@ -43,7 +44,7 @@ func (n *network) serve(address string, h http.HandlerFunc) {
 func (n *network) dial(ctx context.Context, _, address string) (net.Conn, error) {
 	n.mu.Lock()
 	n.dials++
-	l := n.hosts[address]
+	l := n.hosts[strings.ToLower(address)]
 	n.mu.Unlock()
 	if l == nil {
 		return nil, &net.OpError{Op: "dial", Err: errors.New("connection refused")}

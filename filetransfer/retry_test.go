@@ -7,6 +7,7 @@ import (
 	"io"
 	"net/http"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -195,29 +196,29 @@ func TestConnections(t *testing.T) {
 			}
 			bodies = append(bodies, res.Body)
 		}
-		finished := 0
+		var finished atomic.Int32
 		go func() {
 			get(t, c, &Request{URL: parsed(t, "http://b/x")})
-			finished++
+			finished.Add(1)
 		}()
 		for range 3 {
 			go func() {
 				get(t, c, &Request{URL: parsed(t, "http://a/x")})
-				finished++
+				finished.Add(1)
 			}()
 		}
 		synctest.Wait()
-		if len(under) != 2 || finished != 0 {
-			t.Errorf("%d requests were made, %d are done", len(under), finished)
+		if len(under) != 2 || finished.Load() != 0 {
+			t.Errorf("%d requests were made, %d are done", len(under), finished.Load())
 		}
 		bodies[0].Close()
 		synctest.Wait()
-		if len(under) != 5 || finished != 3 {
-			t.Errorf("%d requests were made, %d are done", len(under), finished)
+		if len(under) != 5 || finished.Load() != 3 {
+			t.Errorf("%d requests were made, %d are done", len(under), finished.Load())
 		}
 		time.Sleep(2 * time.Minute) // in the bubble
-		if finished != 4 {
-			t.Errorf("%d are done", finished)
+		if finished.Load() != 4 {
+			t.Errorf("%d are done", finished.Load())
 		}
 		bodies[1].Close()
 	})

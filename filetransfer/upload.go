@@ -54,7 +54,7 @@ type upload struct {
 }
 
 var (
-	errShort  = errors.New("the body has not the size that was announced")
+	errSize   = errors.New("the body has not the size that was announced")
 	errClosed = errors.New("closed")
 )
 
@@ -105,8 +105,15 @@ func (u *upload) read(p []byte) (int, error) {
 		return n, err
 	}
 	u.left -= int64(n)
+	if u.left == 0 && err == nil {
+		// Before the server has all, and takes a part for the whole.
+		var more [1]byte
+		var extra int
+		extra, err = io.ReadFull(u.body, more[:])
+		u.left -= int64(extra)
+	}
 	if u.left < 0 || err == io.EOF && u.left > 0 {
-		return n, errShort
+		return 0, errSize
 	}
 	return n, err
 }
