@@ -18,7 +18,7 @@ func BenchmarkTrivial(b *testing.B) {
 			for i := range b.N {
 				jobs = append(jobs, w.job(b, script(fmt.Sprintf("echo %d > $out", i))))
 			}
-			x := execute.New(w, w.opts)
+			x := execute.New(w.backing, w.opts)
 			b.ResetTimer()
 			for _, j := range jobs {
 				r, err := x.Build(b.Context(), j)

@@ -178,7 +178,7 @@ func TestPlaceIsTaken(t *testing.T) {
 				t.Fatal(err)
 			}
 		}
-		r, err := execute.New(w, w.opts).Build(t.Context(), j)
+		r, err := execute.New(w.backing, w.opts).Build(t.Context(), j)
 		if err != nil || r.Status != store.Built {
 			t.Fatalf("%+v, %v", r, err)
 		}

@@ -24,12 +24,22 @@ import (
 // busybox is a shell that needs nothing else.
 const busybox = "/bin/busybox"
 
+// backing is what tests need of a store.
+type backing interface {
+	execute.Store
+	store.Lister
+	store.LogQuerier
+	store.TempRooter
+	store.Adder
+	store.DumpAdder
+	store.NarSource
+}
+
 // world is a store in which things are built.
 type world struct {
-	*local.Store
-	opts   execute.Options
-	heard  *sink
-	before []string // what was in the store directory before a build
+	backing
+	opts  execute.Options
+	heard *sink
 }
 
 // sink writes down what clients hear.
@@ -93,7 +103,7 @@ func newWorld(t testing.TB, o local.Options, e execute.Options) *world {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { _ = s.Close() })
-	return &world{Store: s, opts: e, heard: &sink{}}
+	return &world{backing: s, opts: e, heard: &sink{}}
 }
 
 // each runs a test in both kinds of worlds.
@@ -192,7 +202,7 @@ func (w *world) run(t *testing.T, j *execute.Job) (*store.BuildResult, error) {
 func (w *world) runIn(ctx context.Context, t *testing.T, j *execute.Job) (*store.BuildResult, error) {
 	t.Helper()
 	ctx = activity.With(ctx, w.heard)
-	r, err := execute.New(w, w.opts).Build(ctx, j)
+	r, err := execute.New(w.backing, w.opts).Build(ctx, j)
 	if !w.opts.KeepFailed {
 		w.clean(t)
 	}

@@ -72,7 +72,7 @@ func TestBuildersFindWhatStockNixGives(t *testing.T) {
 			if j.DrvPath != p {
 				t.Fatalf("the derivation became %s", j.DrvPath.Base())
 			}
-			r, err := execute.New(w, w.opts).Build(t.Context(), j)
+			r, err := execute.New(w.backing, w.opts).Build(t.Context(), j)
 			if err != nil || r.Outputs["out"] == nil {
 				t.Fatalf("%+v, %v", r, err)
 			}
