@@ -67,6 +67,14 @@ func Opaque(paths ...storepath.Path) []Wanted {
 	return out
 }
 
+func pathsOf(wanted []Wanted) []storepath.Path {
+	out := make([]storepath.Path, len(wanted))
+	for i, w := range wanted {
+		out[i] = w.Path
+	}
+	return out
+}
+
 // trusts tells whether an object may come in from a source without anybody else
 // vouching for it.
 func (e *Engine) trusts(s *Source, info *store.PathInfo) bool {

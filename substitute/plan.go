@@ -2,6 +2,7 @@ package substitute
 
 import (
 	"context"
+	"fmt"
 	"slices"
 
 	"github.com/strata-nix/strata/store"
@@ -70,6 +71,9 @@ func (c *closure) unknown() []storepath.Path {
 	return storepath.SortUnique(all)
 }
 
+// maxClosure bounds what a source can make of a closure.
+const maxClosure = 1 << 21
+
 // search is how a closure is looked for.
 type search struct {
 	// again are paths that are wanted although they are valid.
@@ -86,6 +90,9 @@ func (r *request) closure(ctx context.Context, wanted []Wanted, o *search) (*clo
 	c := &closure{found: map[storepath.Path]*found{}, missing: map[storepath.Path]error{}}
 	seen := storepath.Set{}
 	for level := fresh(seen, nil, wanted...); len(level) > 0; {
+		if len(seen) > maxClosure {
+			return nil, fmt.Errorf("what substituters say of '%s' has no end: it refers to more than %d paths", r.dest.Dir().Print(wanted[0].Path), maxClosure)
+		}
 		needed, err := r.notValid(ctx, level, o.again)
 		if err != nil {
 			return nil, err
@@ -122,11 +129,7 @@ func fresh(seen storepath.Set, list []Wanted, wanted ...Wanted) []Wanted {
 
 // notValid gives those that the destination does not have, and those of again.
 func (r *request) notValid(ctx context.Context, level []Wanted, again storepath.Set) ([]Wanted, error) {
-	paths := make([]storepath.Path, len(level))
-	for i, w := range level {
-		paths[i] = w.Path
-	}
-	have, err := r.valid(ctx, paths)
+	have, err := r.valid(ctx, pathsOf(level))
 	if err != nil {
 		return nil, err
 	}

@@ -207,16 +207,20 @@ const maxFailures = 3
 
 // failed notes that a source did not give what it has.
 func (a *asked) failed(ctx context.Context, err error) {
-	if errors.Is(err, store.ErrNotValid) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	switch {
+	case a.broken != nil && errors.Is(err, a.broken):
+		return // that has been told
+	case errors.Is(err, store.ErrNotValid):
 		// It has been deleted there, which is nobody's fault.
 		activity.Warnf(ctx, "%v", err)
 		return
 	}
 	activity.Errorf(ctx, "%v", err)
-	a.mu.Lock()
-	defer a.mu.Unlock()
 	if a.row++; a.row >= maxFailures && a.broken == nil {
 		a.broken = fmt.Errorf("substituter '%s' has failed %d times in a row", a.Name, a.row)
+		activity.Warnf(ctx, "%v, and is not asked any more", a.broken)
 	}
 }
 

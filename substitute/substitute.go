@@ -14,7 +14,8 @@ type Options struct {
 	// Repair replaces the wanted paths although they are valid; what they refer to
 	// is left alone if it is valid.
 	Repair bool
-	// Roots, if not nil, gets each path before anything of it is on disk.
+	// Roots get each path before anything of it is on disk; nil: those of the context,
+	// if it has any.
 	Roots store.TempRoots
 	// Observe, if not nil, hears how far it is, one call at a time, instead of
 	// activities of type Realise and CopyPaths that the engine would start itself.
@@ -38,6 +39,9 @@ type Result struct {
 // There is a result for each of wanted, in their order. The error is for what
 // concerns no single path: the destination cannot be asked, or ctx ends.
 func (e *Engine) Substitute(ctx context.Context, wanted []Wanted, o Options) ([]Result, error) {
+	if o.Roots == nil {
+		o.Roots = store.TempRootsOf(ctx)
+	}
 	r, err := e.newRequest(ctx)
 	if err != nil {
 		return nil, err
@@ -50,6 +54,12 @@ func (e *Engine) Substitute(ctx context.Context, wanted []Wanted, o Options) ([]
 	if o.Repair {
 		for _, w := range wanted {
 			x.again.Add(w.Path)
+		}
+	}
+	if o.Roots != nil {
+		// What is valid now has to be it still when somebody hears of it.
+		if err := o.Roots.Add(ctx, pathsOf(wanted)); err != nil {
+			return nil, err
 		}
 	}
 	// A source that comes in for another may say that a path refers to more than was

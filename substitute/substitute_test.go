@@ -94,6 +94,9 @@ func TestNextSourceWhenOneBreaks(t *testing.T) {
 	if last.Done != 60 || last.Expected != 60 || last.Failed != 0 || last.Running != 0 || last.Download != 600 {
 		t.Errorf("%+v", last)
 	}
+	if n := r.said("a fault of the test"); n > 3+substitute.DefaultJobs || r.said("is not asked any more") != 1 || r.said("in a row") != 1 {
+		t.Errorf("%q", r.lines)
+	}
 	// Those under way when it counted as broken, at most.
 	if n := bad.opens(); n > 3+substitute.DefaultJobs {
 		t.Errorf("the broken source was asked for %d objects", n)

@@ -112,6 +112,7 @@ func (im *importer) fetched(ctx context.Context, o *object, err error) {
 	case isFatal(err):
 		im.stop(err)
 	default:
+		o.state = undecided
 		im.offerFailed(ctx, o, err)
 	}
 }

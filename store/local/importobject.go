@@ -15,7 +15,7 @@ import (
 type objectState uint8
 
 const (
-	undecided   objectState = iota // no offer has been looked at
+	undecided   objectState = iota // about its first offer
 	waiting                        // for what it refers to, or a slot
 	elsewhere                      // somebody else has it locked
 	fetching                       // locked by us, or about to be
@@ -154,7 +154,7 @@ func (im *importer) askMore(ctx context.Context, o *object) {
 			if im.stopped(o) {
 				return
 			}
-			o.offers, o.asked = offers, len(offers) == 0
+			o.state, o.offers, o.asked = undecided, offers, len(offers) == 0
 			im.stop(im.next(ctx, o))
 		}
 	}()

@@ -36,9 +36,9 @@ func (im *importer) registered(batch []*object, errs []error) {
 	im.writing = false
 	for i, o := range batch {
 		switch {
+		case o.state != registering: // it refers to one before it that has failed
 		case errs[i] == nil:
 			im.arrived(o, &o.offers[0])
-		case o.state != registering: // it refers to one before it
 		case isFatal(errs[i]):
 			im.stop(errs[i])
 		default:
