@@ -96,7 +96,7 @@ func cores(setting int) int {
 	if setting > 0 {
 		return setting
 	}
-	return runtime.NumCPU()
+	return runtime.GOMAXPROCS(0) // which knows of limits of control groups
 }
 
 // plain takes the variables of a derivation without structured attributes.

@@ -61,6 +61,8 @@ type build struct {
 	attrs *derivation.Options
 	kind  derivation.Kind
 	boxed bool
+	// weaker is why there is no sandbox although there should be one.
+	weaker *sandbox.Abilities
 
 	user    *sandbox.User
 	own     *owner // of what the builder may write to; nil: this process's user

@@ -48,8 +48,12 @@ func (b *build) chooseSandbox(ctx context.Context) error {
 	diverted := b.s.RealDir() != string(b.dir)
 	b.boxed = b.boxed || diverted
 	if b.boxed {
-		if able := probe(ctx); able.Isolation != nil {
-			if err := b.fallBack(ctx, able, diverted); err != nil {
+		able := probe(ctx)
+		if ctx.Err() != nil {
+			return context.Cause(ctx)
+		}
+		if able.Isolation != nil {
+			if err := b.fallBack(able, diverted); err != nil {
 				return err
 			}
 		}
@@ -61,15 +65,14 @@ func (b *build) chooseSandbox(ctx context.Context) error {
 }
 
 // fallBack goes without a sandbox on a machine that cannot have one, if it may.
-func (b *build) fallBack(ctx context.Context, able sandbox.Abilities, diverted bool) error {
+func (b *build) fallBack(able sandbox.Abilities, diverted bool) error {
 	if diverted {
 		return fmt.Errorf("the store directory '%s' is at '%s', and builds in it need a sandbox: %w", b.dir, b.s.RealDir(), able.Isolation)
 	}
 	if b.o.NoSandboxFallback {
 		return fmt.Errorf("this system does not support the kernel namespaces that are required for sandboxing; use '--no-sandbox' to disable sandboxing: %w", able.Isolation)
 	}
-	b.boxed = false
-	activity.Warnf(ctx, "auto-disabling sandboxing: %v. %s", able.Isolation, able.Weaker(b.user))
+	b.boxed, b.weaker = false, &able
 	return nil
 }
 
@@ -92,6 +95,9 @@ func (b *build) takeUser(ctx context.Context) error {
 		}
 		b.user = user
 		b.own = &owner{uid: int(user.UID), gid: int(user.GID)}
+	}
+	if b.weaker != nil {
+		activity.Warnf(ctx, "auto-disabling sandboxing: %v. %s", b.weaker.Isolation, b.weaker.Weaker(b.user))
 	}
 	if !b.o.UseCgroups && !want.Range {
 		return nil

@@ -95,9 +95,10 @@ func (b *build) runProcess(ctx context.Context, w *watch) (exited, error) {
 	wg.Go(func() { w.limits(done) })
 	exit, err := p.Wait()
 	close(done)
-	// Nobody is left who could write, and what is in the terminal comes at once.
+	// Nobody is left who could write, so that the reading ends by itself.
 	_ = b.term.master.SetReadDeadline(time.Now().Add(drainTime))
 	wg.Wait()
+	b.term.rest(w.take) // unless we had no time to read it all
 	return exited{exit}, err
 }
 

@@ -3,6 +3,7 @@ package execute
 import (
 	"fmt"
 	"os"
+	"time"
 
 	"golang.org/x/sys/unix"
 )
@@ -69,6 +70,29 @@ func makeRaw(fd int) error {
 func (t *terminal) closeSlave() {
 	_ = t.slave.Close()
 	t.slave = nil
+}
+
+// maxRest bounds what is read of a terminal into which somebody writes without end,
+// in bytes. The kernel keeps less than that.
+const maxRest = 1 << 20
+
+// rest gives what is still in the terminal, and waits for nothing.
+func (t *terminal) rest(take func([]byte)) {
+	conn, err := t.master.SyscallConn()
+	if err != nil || t.master.SetReadDeadline(time.Time{}) != nil {
+		return
+	}
+	buf := make([]byte, readSize)
+	for left, n := maxRest, 1; n > 0 && left > 0; left -= n {
+		err := conn.Read(func(fd uintptr) bool {
+			n, err = unix.Read(int(fd), buf)
+			return true // whether there was something or not
+		})
+		if err != nil || n <= 0 {
+			return
+		}
+		take(buf[:n])
+	}
 }
 
 // close gives both ends back.
