@@ -40,6 +40,14 @@ func (e *failedError) Error() string {
 // process from trying again, which may well take minutes without a network.
 const rememberFailure = 10 * time.Minute
 
+// Cached returns the directory of a cache entry and has it built first if it is
+// not there: build fills an empty directory, which then gets another name. The
+// name of the entry must change with what is in it. Concurrent callers wait for one
+// build. What is there must not be changed.
+func Cached(ctx context.Context, name string, build func(ctx context.Context, dir string) error) (string, error) {
+	return cached(ctx, name, false, build)
+}
+
 // cached returns the directory of a cache entry and has it built first if it
 // is not there. build fills an empty directory that nobody else looks at; it
 // becomes the entry by a rename once build has succeeded. Concurrent callers,
