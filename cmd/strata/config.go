@@ -138,6 +138,7 @@ func (c *config) obey(env environment, s *settings) error {
 		BuildUsersGroup:       s.String("build-users-group", defaultBuildUsersGroup()),
 		KeepOutputs:           s.flag("keep-outputs", false),
 		DropDerivations:       !s.flag("keep-derivations", true),
+		AutoOptimise:          s.flag("auto-optimise-store", false),
 		AllowSymlinkedStore:   s.flag("allow-symlinked-store", env.nonEmpty("NIX_IGNORE_SYMLINK_STORE", "") == "1"),
 	}
 	c.local.CADerivations = s.HasFeature("ca-derivations")

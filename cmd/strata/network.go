@@ -14,9 +14,10 @@ import (
 // network is what all stores share that are reached over a network: settings,
 // connections, and what binary caches have answered before.
 type network struct {
-	client func() *filetransfer.Client // made when it is first wanted
-	disk   func() *diskcache.Cache
-	ttl    diskcache.TTL
+	transfers filetransfer.Options
+	client    func() *filetransfer.Client // made when it is first wanted
+	disk      func() *diskcache.Cache
+	ttl       diskcache.TTL
 	// connections is how many narinfos are asked for at once.
 	connections int
 
@@ -31,7 +32,7 @@ func (c *config) obeyNetwork(env environment, s *settings) {
 	confDir := env.nonEmpty("NIX_CONF_DIR", "/etc/nix")
 	transfers, err := filetransfer.FromConfig(s.Config, confDir)
 	s.note(err)
-	n.connections = transfers.Connections
+	n.transfers, n.connections = transfers, transfers.Connections
 	n.ttl = diskcache.TTL{
 		Positive: s.seconds("narinfo-cache-positive-ttl", diskcache.DefaultTTL.Positive),
 		Negative: s.seconds("narinfo-cache-negative-ttl", diskcache.DefaultTTL.Negative),

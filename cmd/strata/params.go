@@ -82,6 +82,18 @@ func (p *params) number(name string, otherwise int) int {
 	return n
 }
 
+// bytes gives a parameter that is a number of bytes.
+func (p *params) bytes(name string, otherwise int64) int64 {
+	n := p.number(name, 0)
+	if n < 0 {
+		p.fail(name, "has value '%d', which is negative", n)
+	}
+	if p.text(name, "") == "" {
+		return otherwise
+	}
+	return int64(n)
+}
+
 // ignore takes parameters that mean nothing here, but that Nix knows.
 func (p *params) ignore(names ...string) {
 	for _, name := range names {

@@ -33,6 +33,9 @@ func init() { // openers of layered stores lead back here
 		"unix":          openDaemon,
 		"ssh-ng":        openSSH,
 		"file":          openFileCache,
+		"http":          openHTTPCache,
+		"https":         openHTTPCache,
+		"s3":            openS3,
 	}
 }
 
@@ -69,7 +72,7 @@ func kindMeant(kind string) string {
 // are about substituting, building, or a cache that we do not have.
 var generalParams = []string{
 	"path-info-cache-size", "trusted", "priority", "want-mass-query", "system-features",
-	"build-dir", "ignore-gc-delete-failure", "use-roots-daemon",
+	"build-dir", "ignore-gc-delete-failure",
 }
 
 // localOptions reads the parameters that local stores and those that are built on
@@ -93,6 +96,7 @@ func (c *config) localOptions(p *params) local.Options {
 	o.State = p.path("state", o.State)
 	o.Log = p.path("log", o.Log)
 	o.ReadOnly = p.flag("read-only", false)
+	o.UseRootsDaemon = p.flag("use-roots-daemon", false)
 	o.RequireSigs = p.flag("require-sigs", o.RequireSigs)
 	o.URI = p.ref.String()
 	return o
