@@ -160,8 +160,10 @@ func (r *request) startBuilding(ctx context.Context) (any bool) {
 
 func (r *request) start(ctx context.Context, b *building, slot *slot) {
 	r.progress.builds.running++
+	t := r.queue.next()
 	r.spawn(ctx, func(ctx context.Context) step {
-		result, err := r.build(ctx, b, slot)
+		defer t.pass()
+		result, err := r.build(ctx, b, slot, t)
 		return func(ctx context.Context) error {
 			// Only now, so that nothing else begins that a failure is the end of.
 			slot.release()
@@ -191,13 +193,14 @@ func (r *request) built(ctx context.Context, b *building, result *store.BuildRes
 }
 
 // build builds a derivation, or waits for another request that does.
-func (r *request) build(ctx context.Context, b *building, slot *slot) (*store.BuildResult, error) {
+func (r *request) build(ctx context.Context, b *building, slot *slot, t *turn) (*store.BuildResult, error) {
 	for {
 		result, joined, err := r.b.share(ctx, r.key(b), func(ctx context.Context, s *shared) (*store.BuildResult, error) {
 			if err := slot.take(ctx); err != nil {
 				return nil, err
 			}
-			return r.execute(ctx, b, slot, s)
+			s.told.onBuild(t.pass)
+			return r.execute(ctx, b, slot, t, s)
 		}, r.keep)
 		if ctx.Err() != nil {
 			return nil, context.Cause(ctx)

@@ -10,7 +10,6 @@ import (
 	"slices"
 	"strings"
 
-	"github.com/strata-nix/strata/activity"
 	"github.com/strata-nix/strata/builder/execute"
 	"github.com/strata-nix/strata/derivation"
 	"github.com/strata-nix/strata/nar"
@@ -22,9 +21,9 @@ import (
 // execute builds a derivation, once its outputs are locked, unless another
 // process was faster. It may go on when the request is over, if another one waits
 // for it too.
-func (r *request) execute(ctx context.Context, b *building, slot *slot, s *shared) (*store.BuildResult, error) {
+func (r *request) execute(ctx context.Context, b *building, slot *slot, t *turn, s *shared) (*store.BuildResult, error) {
 	n := b.node
-	locks, err := lockOutputs(ctx, r.lockFiles(n), slot)
+	locks, err := lockOutputs(ctx, r.lockFiles(n), slot, t)
 	if err != nil {
 		return nil, fmt.Errorf("locking the outputs of '%s': %w", r.Store.Dir().Print(n.path), err)
 	}
@@ -48,11 +47,10 @@ func (r *request) execute(ctx context.Context, b *building, slot *slot, s *share
 	if err != nil {
 		return nil, err
 	}
-	ctx, act := r.startBuild(ctx, n)
-	defer act.Stop()
+	t.wait(ctx)
 	result, err := r.b.executor(r.Store, r.Execute).Build(ctx, &execute.Job{
 		DrvPath: n.path, Drv: b.basic, Mode: n.mode, Inputs: inputs,
-		Hashes: n.hashes, Outputs: now.outputs, Roots: s.roots(r.Store), Activity: act,
+		Hashes: n.hashes, Outputs: now.outputs, Roots: s.roots(r.Store),
 	})
 	if err != nil || !result.Status.OK() {
 		return result, err
@@ -65,19 +63,6 @@ func (r *request) execute(ctx context.Context, b *building, slot *slot, s *share
 		r.good.note(real.OutPath, true)
 	}
 	return result, nil
-}
-
-func (r *request) startBuild(ctx context.Context, n *node) (context.Context, *activity.Activity) {
-	text := "building '%s'"
-	switch n.mode {
-	case store.BuildRepair:
-		text = "repairing outputs of '%s'"
-	case store.BuildCheck:
-		text = "checking outputs of '%s'"
-	}
-	drv := r.Store.Dir().Print(n.path)
-	return activity.Start(ctx, activity.Info, activity.Build, fmt.Sprintf(text, drv),
-		activity.Text(drv), activity.Text(""), activity.Int(1), activity.Int(1))
 }
 
 // lockFiles are those of Nix: of each output, or, where its path is not known, of

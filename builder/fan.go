@@ -18,9 +18,17 @@ type fan struct {
 	mu        sync.Mutex
 	listeners []*listener
 	started   []activity.Event // and not stopped, in their order
+	begun     func()           // is called when a builder starts; may be nil
 }
 
 func newFan() *fan { return &fan{} }
+
+// onBuild lets begun hear of the start of the builder.
+func (f *fan) onBuild(begun func()) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.begun = begun
+}
 
 // listener is one who waits.
 type listener struct {
@@ -95,6 +103,9 @@ func (f *fan) Start(e activity.Event) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	f.started = append(f.started, e)
+	if e.Type == activity.Build && f.begun != nil {
+		f.begun()
+	}
 	for _, l := range f.listeners {
 		l.start(e)
 	}

@@ -18,12 +18,13 @@ type locks []*flock.Lock
 
 // lockOutputs locks all files or waits. Nobody who waits here has locked a part of
 // them, or has a slot.
-func lockOutputs(ctx context.Context, files []string, slot *slot) (locks, error) {
+func lockOutputs(ctx context.Context, files []string, slot *slot, t *turn) (locks, error) {
 	ls, err := tryLocks(files)
 	if ls != nil || err != nil {
 		return ls, err
 	}
 	slot.release()
+	t.pass()
 	_, act := activity.Start(ctx, activity.Warn, activity.BuildWaiting, "waiting for lock on '"+strings.Join(files, "', '")+"'")
 	defer act.Stop()
 	for pause := time.Millisecond; ; pause = min(2*pause, lockPause) {

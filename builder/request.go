@@ -40,6 +40,7 @@ type request struct {
 	wg      sync.WaitGroup
 	running int // goroutines of wg
 	slots   slots
+	queue   turns
 
 	infos    infoCache
 	good     contents

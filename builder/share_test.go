@@ -44,8 +44,10 @@ type gate struct {
 
 func (w *world) gate() *gate {
 	g := &gate{started: make(chan context.Context), result: make(chan *store.BuildResult)}
-	w.run = func(ctx context.Context, job *execute.Job) (*store.BuildResult, error) {
-		job.Activity.Result(activity.BuildLogLine, activity.Text("hello"))
+	w.run = func(ctx context.Context, _ *execute.Job) (*store.BuildResult, error) {
+		ctx, act := activity.Start(ctx, activity.Info, activity.Build, "building 'it'")
+		defer act.Stop()
+		act.Result(activity.BuildLogLine, activity.Text("hello"))
 		g.started <- ctx
 		select {
 		case r := <-g.result:
@@ -168,11 +170,13 @@ func TestASlowListenerHoldsNobodyUp(t *testing.T) {
 	a := w.add(drv{name: "a"})
 	started, goOn := make(chan struct{}), make(chan struct{})
 	const many = 100_000
-	w.run = func(_ context.Context, job *execute.Job) (*store.BuildResult, error) {
+	w.run = func(ctx context.Context, _ *execute.Job) (*store.BuildResult, error) {
+		_, act := activity.Start(ctx, activity.Info, activity.Build, "building 'it'")
+		defer act.Stop()
 		close(started)
 		<-goOn
 		for i := range many {
-			job.Activity.Result(activity.BuildLogLine, activity.Text(fmt.Sprint(i)))
+			act.Result(activity.BuildLogLine, activity.Text(fmt.Sprint(i)))
 		}
 		return nil, nil
 	}
