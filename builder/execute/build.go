@@ -61,6 +61,9 @@ type build struct {
 	attrs *derivation.Options
 	kind  derivation.Kind
 	boxed bool
+	// apart tells that the outputs are made in a directory of their own: in a sandbox,
+	// or by a builtin builder.
+	apart bool
 	// weaker is why there is no sandbox although there should be one.
 	weaker *sandbox.Abilities
 
@@ -70,7 +73,7 @@ type build struct {
 	scratch *scratch
 	env     *environment.Environment
 	tmp     *buildDir
-	chroot  *chroot // nil unless boxed
+	chroot  *chroot // nil unless apart
 	term    *terminal
 	act     *activity.Activity
 	ownAct  bool // act ends with the build
@@ -125,39 +128,41 @@ func (b *build) run(ctx context.Context) error {
 		return err
 	}
 	if !exit.ok() {
-		return b.builderFailed(exit.String(), diskFull(b.s.RealDir(), b.tmp.path))
+		return b.builderFailed(exit.String(), b.diskFull())
 	}
 	return b.register(ctx)
 }
 
 // prepare makes all that the builder finds.
 func (b *build) prepare(ctx context.Context) (err error) {
-	parent := b.o.BuildDir
-	if parent == "" {
-		parent = defaultBuildDir(b.s)
-	}
-	if b.tmp, err = newBuildDir(ctx, parent, b.boxed, b.own); err != nil {
-		return err
-	}
-	if b.scratch, err = newScratch(b.dir, b.job, b.boxed); err != nil {
+	if b.scratch, err = newScratch(b.dir, b.job, b.apart); err != nil {
 		return err
 	}
 	if err := b.clearPlaces(ctx); err != nil {
 		return err
 	}
-	if err := b.makeEnvironment(ctx); err != nil {
-		return err
+	if !b.job.Drv.IsBuiltin() {
+		parent := b.o.BuildDir
+		if parent == "" {
+			parent = defaultBuildDir(b.s)
+		}
+		if b.tmp, err = newBuildDir(ctx, parent, b.boxed, b.own); err != nil {
+			return err
+		}
+		if err := b.makeEnvironment(ctx); err != nil {
+			return err
+		}
 	}
-	if b.boxed {
+	if b.apart {
 		b.chroot, err = newChroot(ctx, b)
 	}
 	return err
 }
 
 // clearPlaces removes what lies where a builder without sandbox is to put its
-// outputs. In a sandbox nothing is there.
+// outputs. In a directory of their own nothing is there.
 func (b *build) clearPlaces(ctx context.Context) error {
-	if b.boxed {
+	if b.apart {
 		return nil
 	}
 	for _, p := range b.scratch.paths {
@@ -235,7 +240,10 @@ func (b *build) register(ctx context.Context) error {
 	}
 	job := &output.Job{
 		DrvPath: b.job.DrvPath, Drv: b.job.Drv, Attrs: b.attrs, Mode: b.job.Mode,
-		Inputs: b.job.Inputs, Hashes: b.job.Hashes, Outputs: outs, Roots: b.job.Roots, BuildDir: b.tmp.path,
+		Inputs: b.job.Inputs, Hashes: b.job.Hashes, Outputs: outs, Roots: b.job.Roots,
+	}
+	if b.tmp != nil {
+		job.BuildDir = b.tmp.path
 	}
 	if b.nix != nil {
 		job.Added = b.nix.store.Added()

@@ -47,6 +47,10 @@ func (b *build) chooseSandbox(ctx context.Context) error {
 	// Only in a sandbox is the store where its paths say that it is.
 	diverted := b.s.RealDir() != string(b.dir)
 	b.boxed = b.boxed || diverted
+	if b.job.Drv.IsBuiltin() {
+		b.apart = true
+		return nil
+	}
 	if b.boxed {
 		able := probe(ctx)
 		if ctx.Err() != nil {
@@ -61,6 +65,7 @@ func (b *build) chooseSandbox(ctx context.Context) error {
 	if !b.boxed && b.attrs.UIDRange() {
 		return errors.New("feature 'uid-range' is only supported in sandboxed builds")
 	}
+	b.apart = b.boxed
 	return nil
 }
 
@@ -84,6 +89,9 @@ const (
 
 // takeUser gets a user and a control group for the builder.
 func (b *build) takeUser(ctx context.Context) error {
+	if b.job.Drv.IsBuiltin() {
+		return nil
+	}
 	want := sandbox.Want{Range: b.attrs.UIDRange(), Isolated: b.boxed}
 	if want.Range && b.o.Users.Auto == nil {
 		return errors.New("feature 'uid-range' requires the setting 'auto-allocate-uids' to be enabled")

@@ -62,6 +62,9 @@ func (c *chroot) make(ctx context.Context, b *build) error {
 			return fmt.Errorf("creating a directory of the sandbox: %w", err)
 		}
 	}
+	if b.job.Drv.IsBuiltin() {
+		return nil // it needs no more than a place for its outputs
+	}
 	shown, err := b.shown(ctx, c.root)
 	if err != nil {
 		return err

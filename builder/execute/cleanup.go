@@ -17,7 +17,7 @@ func (b *build) real(p storepath.Path) string { return filepath.Join(b.s.RealDir
 
 // realScratch is where the builder puts an output, seen from outside.
 func (b *build) realScratch(p storepath.Path) string {
-	if b.boxed {
+	if b.apart {
 		return filepath.Join(b.chroot.root, b.dir.Print(p))
 	}
 	return b.real(p)
@@ -73,9 +73,9 @@ func (b *build) dropOutputs(ctx context.Context, keep bool) {
 	for name, p := range b.scratch.paths {
 		out := b.job.Outputs[name]
 		switch {
-		case b.boxed && keep && b.job.Mode == store.BuildNormal && p == out.Path && !out.Valid:
+		case b.apart && keep && b.job.Mode == store.BuildNormal && p == out.Path && !out.Valid:
 			_ = os.Rename(b.realScratch(p), b.real(p)) // it need not be there, or something else may be
-		case !b.boxed && !keep:
+		case !b.apart && !keep:
 			if _, err := nar.RemoveTree(ctx, b.real(p)); err != nil {
 				activity.Warnf(ctx, "removing what a failed build left: %v", err)
 			}

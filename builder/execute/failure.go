@@ -70,7 +70,11 @@ func (b *build) knownOutputs() string {
 const diskReserve = 8 << 20
 
 // diskFull guesses whether a builder that failed did so for lack of space.
-func diskFull(places ...string) bool {
+func (b *build) diskFull() bool {
+	places := []string{b.s.RealDir()}
+	if b.tmp != nil {
+		places = append(places, b.tmp.path)
+	}
 	for _, p := range places {
 		var st unix.Statfs_t
 		if unix.Statfs(p, &st) == nil && st.Bavail*uint64(st.Bsize) < diskReserve { //nolint:gosec // a block size

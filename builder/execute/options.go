@@ -2,10 +2,13 @@ package execute
 
 import (
 	"context"
+	"io"
 	"net"
+	"net/url"
 	"time"
 
 	"github.com/strata-nix/strata/builder/sandbox"
+	"github.com/strata-nix/strata/filetransfer"
 	"github.com/strata-nix/strata/store"
 	"github.com/strata-nix/strata/trust"
 )
@@ -68,6 +71,12 @@ type Options struct {
 	DiffHook      string // "diff-hook", if "run-diff-hook"
 	// Config is NIX_CONFIG of the post-build hook: all settings, "name = value" lines.
 	Config string
+
+	// Transfer downloads for builtin:fetchurl, which looks at HashedMirrors first
+	// ("hashed-mirrors") and opens URLs of other schemes by Schemes.
+	Transfer      *filetransfer.Client
+	HashedMirrors []string
+	Schemes       map[string]func(context.Context, *url.URL) (io.ReadCloser, error)
 
 	// ServeNix serves the worker protocol to a client in a sandbox until the
 	// connection or ctx ends. nil: there is no recursive Nix.

@@ -35,12 +35,9 @@ func (e exited) String() string {
 	return ended(e.Status.ExitStatus(), 0)
 }
 
-// failedToExecute is how a builder ends that could not be executed.
-var failedToExecute = exited{sandbox.Exit{Status: 1 << 8}}
-
 // execute runs the builder to its end, with its log and its limits.
 func (b *build) execute(ctx context.Context) (exited, error) {
-	if !b.boxed {
+	if !b.apart {
 		if _, err := os.Lstat(environment.Home); err == nil {
 			return exited{}, fmt.Errorf("home directory \"%s\" exists; please remove it to assure purity of builds without sandboxing", environment.Home)
 		}
@@ -49,17 +46,17 @@ func (b *build) execute(ctx context.Context) (exited, error) {
 		return exited{}, err
 	}
 	defer b.closeLog(ctx)
-	var err error
-	if b.term, err = openTerminal(b.own); err != nil {
-		return exited{}, err
-	}
 	ctx, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
 	w := &watch{
 		write: b.write, stop: cancel, drv: b.dir.Print(b.job.DrvPath),
 		maxSize: b.o.MaxBuildLogSize, maxSilence: b.o.MaxSilentTime, maxTime: b.o.Timeout,
 	}
-	exit, err := b.runProcess(ctx, w)
+	run := b.runProcess
+	if b.job.Drv.IsBuiltin() {
+		run = b.runBuiltin
+	}
+	exit, err := run(ctx, w)
 	var limit *failure
 	if errors.As(context.Cause(ctx), &limit) {
 		return exit, limit
@@ -68,7 +65,10 @@ func (b *build) execute(ctx context.Context) (exited, error) {
 }
 
 // runProcess starts the builder, reads what it says, and waits for it.
-func (b *build) runProcess(ctx context.Context, w *watch) (exited, error) {
+func (b *build) runProcess(ctx context.Context, w *watch) (_ exited, err error) {
+	if b.term, err = openTerminal(b.own); err != nil {
+		return exited{}, err
+	}
 	started := make(chan *sandbox.Process, 1)
 	if b.attrs.RecursiveNix() {
 		if err := b.serveNix(ctx, started); err != nil {
@@ -83,7 +83,7 @@ func (b *build) runProcess(ctx context.Context, w *watch) (exited, error) {
 	var notExecuted *sandbox.ExecError
 	if errors.As(err, &notExecuted) {
 		b.write([]byte("error: " + capitalised(notExecuted) + "\n"))
-		return failedToExecute, nil
+		return failed, nil
 	}
 	if err != nil {
 		return exited{}, err

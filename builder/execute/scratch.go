@@ -19,10 +19,10 @@ type scratch struct {
 	rewrites map[string]string
 }
 
-// newScratch chooses the scratch paths of a job. In a sandbox an output can
-// always be at the path where it belongs, since nothing else is there. Without one,
-// what is valid must not be touched, and a copy of it is built beside it.
-func newScratch(dir storepath.Dir, job *Job, boxed bool) (*scratch, error) {
+// newScratch chooses the scratch paths of a job. In a directory of its own an
+// output can always be at the path where it belongs, since nothing else is there.
+// In the store, what is valid must not be touched, and a copy of it is built beside it.
+func newScratch(dir storepath.Dir, job *Job, apart bool) (*scratch, error) {
 	s := &scratch{paths: map[string]storepath.Path{}, rewrites: map[string]string{}}
 	for _, name := range slices.Sorted(maps.Keys(job.Drv.Outputs)) {
 		out := job.Outputs[name]
@@ -30,7 +30,7 @@ func newScratch(dir storepath.Dir, job *Job, boxed bool) (*scratch, error) {
 		switch {
 		case out.Path.IsZero():
 			p, err = unknownPath(dir, job, name)
-		case !boxed && out.Valid:
+		case !apart && out.Valid:
 			p, err = besidePath(dir, job, out.Path)
 		}
 		if err != nil {
