@@ -5,6 +5,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"sync"
 	"testing"
 
 	"github.com/strata-nix/strata/internal/testenv"
@@ -158,6 +159,51 @@ func TestDamagedStockCache(t *testing.T) {
 		}
 		if err := s.Close(); err != nil {
 			t.Error(err)
+		}
+	}
+}
+
+// A stock process and we substitute the same into one store at the same moment.
+func TestBesideStockNix(t *testing.T) {
+	objects := stockObjects(t)
+	cache, keys := stockCache(t, "", objects)
+	nix := testenv.Nix(t, "2.34")
+	nix.Configure(t, "substituters = file://"+cache, "trusted-public-keys = "+strings.Join(keys.Strings(), " "))
+	inside := nix.WithBind(cache, cache)
+	var tops []string
+	for _, o := range objects[60:] {
+		tops = append(tops, dir.Print(o.Path()))
+	}
+	pool := substitute.NewPool(openFileCache)
+	s, err := local.Open(t.Context(), local.Options{
+		Root: nix.Dir, Pool: pool, Substituters: []string{"file://" + cache}, RequireSigs: true, TrustedKeys: keys,
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer s.Close()
+	w := &world{t: t, dest: s}
+	for range 3 {
+		var both sync.WaitGroup
+		both.Go(func() {
+			out, err := inside.Command(t.Context(), "nix-store", append([]string{"--realise"}, tops...)...).CombinedOutput()
+			if err != nil {
+				t.Errorf("stock: %v\n%s", err, out)
+			}
+		})
+		both.Go(func() {
+			for _, got := range w.substitute(t.Context(), pathsOf(objects[60:])...) {
+				if !got.Status.OK() {
+					t.Errorf("%+v", got)
+				}
+			}
+		})
+		both.Wait()
+		w.has(objects[60:]...)
+		nix.Run(t, "nix-store", "--verify", "--check-contents")
+		nix.Run(t, "nix-store", "--gc")
+		if n := w.valid(pathsOf(objects)...); n != 0 {
+			t.Errorf("%d objects are left", n)
 		}
 	}
 }
