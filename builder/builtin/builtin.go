@@ -66,7 +66,11 @@ func (e *UnsupportedError) Error() string {
 }
 
 // builders are all of them.
-var builders = map[string]func(context.Context, *Build) error{}
+var builders = map[string]func(context.Context, *Build) error{
+	"buildenv":       buildenv,
+	"fetchurl":       fetchurl,
+	"unpack-channel": unpackChannel,
+}
 
 // Run runs the builder of b.Drv. Its error is what a builder would have printed
 // before it failed: it belongs into the log of the build. After an error part of
