@@ -154,16 +154,18 @@ func (r *request) nameAt(a *asked, w Wanted) (storepath.Path, bool) {
 // once; a source that gives no answer at all is not asked again.
 func (r *request) query(ctx context.Context, a *asked, paths []storepath.Path) []answer {
 	answers := make([]answer, len(paths))
-	err := a.brokenBy()
-	known := err != nil
-	var infos []*store.PathInfo
-	if !known {
-		if infos, err = a.Store.PathInfos(ctx, paths); len(infos) != len(paths) {
-			err = cmp.Or(err, fmt.Errorf("%d answers to %d questions", len(infos), len(paths)))
-			infos = make([]*store.PathInfo, len(paths))
+	if err := a.brokenBy(); err != nil {
+		for i := range answers {
+			answers[i] = answer{asked: true, err: err}
 		}
-		err = a.named(err)
+		return answers
 	}
+	infos, err := a.Store.PathInfos(ctx, paths)
+	if len(infos) != len(paths) {
+		err = cmp.Or(err, fmt.Errorf("%d answers to %d questions", len(infos), len(paths)))
+		infos = make([]*store.PathInfo, len(paths))
+	}
+	err = a.named(err)
 	silent := 0
 	for i, p := range paths {
 		answers[i] = answer{asked: true, err: a.errorOf(p, err)}
@@ -173,7 +175,7 @@ func (r *request) query(ctx context.Context, a *asked, paths []storepath.Path) [
 			answers[i].found = &found{at: a, theirs: p, info: infos[i]}
 		}
 	}
-	if err != nil && !known && !isCanceled(ctx, err) {
+	if err != nil && ctx.Err() == nil {
 		activity.Warnf(ctx, "%v", err)
 		if silent == len(paths) {
 			a.giveUp(err)

@@ -2,7 +2,6 @@ package substitute
 
 import (
 	"context"
-	"errors"
 	"sync"
 
 	"github.com/strata-nix/strata/activity"
@@ -80,9 +79,4 @@ func pathsOf(wanted []Wanted) []storepath.Path {
 func (e *Engine) trusts(s *Source, info *store.PathInfo) bool {
 	return !e.settings.RequireSigs || s.Trusted || info.IsContentAddressed(e.dest.Dir()) ||
 		e.settings.TrustedKeys.CountValid(info, e.dest.Dir()) > 0
-}
-
-// isCanceled tells an end of the request from a failure of a source.
-func isCanceled(ctx context.Context, err error) bool {
-	return ctx.Err() != nil || errors.Is(err, context.Canceled)
 }

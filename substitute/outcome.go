@@ -41,14 +41,15 @@ func (x *run) obtainable(f *found) (on storepath.Path, failed, ok bool) {
 }
 
 // note keeps the outcome of an import.
-func (x *run) note(p storepath.Path, err error) {
-	x.mu.Lock()
-	f := x.at[p]
-	x.mu.Unlock()
+func (x *run) note(p storepath.Path, from *store.Offer, err error) {
 	var dependency *store.DependencyError
 	switch {
 	case err == nil:
-		f.at.worked()
+		if from != nil {
+			x.mu.Lock()
+			x.at[p].at.worked()
+			x.mu.Unlock()
+		}
 		x.outcome[p] = Result{Status: store.Substituted}
 		delete(x.again, p)
 	case errors.As(err, &dependency):

@@ -63,8 +63,9 @@ func (x *run) may(p storepath.Path, a *asked) bool {
 func (x *run) take(ctx context.Context, c *closure, wanted []Wanted) error {
 	x.replan = storepath.Set{}
 	for _, w := range wanted {
-		if c.found[w.Path] == nil && x.outcome[w.Path].Status != store.Substituted {
-			x.outcome[w.Path] = Result{Status: store.AlreadyValid} // or missing, see below
+		_, missing := c.missing[w.Path]
+		if c.found[w.Path] == nil && !missing && x.outcome[w.Path].Status != store.Substituted {
+			x.outcome[w.Path] = Result{Status: store.AlreadyValid}
 		}
 	}
 	for p, err := range c.missing {
@@ -85,7 +86,7 @@ func (x *run) take(ctx context.Context, c *closure, wanted []Wanted) error {
 	if len(imports) == 0 {
 		return nil
 	}
-	err := x.importAll(ctx, imports, func(i int, err error) { x.note(imports[i].Path, err) })
+	err := x.importAll(ctx, imports, func(i int, from *store.Offer, err error) { x.note(imports[i].Path, from, err) })
 	if ended := context.Cause(ctx); ended != nil {
 		return ended
 	}
@@ -102,7 +103,7 @@ func (x *run) take(ctx context.Context, c *closure, wanted []Wanted) error {
 
 // importAll has the destination take the imports. done, if not nil, hears of each
 // outcome.
-func (x *run) importAll(ctx context.Context, imports []store.Import, done func(i int, err error)) error {
+func (x *run) importAll(ctx context.Context, imports []store.Import, done func(i int, from *store.Offer, err error)) error {
 	x.expect(ctx, imports)
 	paths := make([]storepath.Path, len(imports))
 	for i, m := range imports {
@@ -116,7 +117,7 @@ func (x *run) importAll(ctx context.Context, imports []store.Import, done func(i
 		Done: func(i int, from *store.Offer, err error) {
 			x.tally.end(imports[i].Path, err == nil)
 			if done != nil {
-				done(i, err)
+				done(i, from, err)
 			}
 		},
 	})
@@ -168,7 +169,7 @@ func (o *observed) Close() error {
 // more gives what other sources offer of a path once one has failed.
 func (x *run) more(p storepath.Path) func(context.Context, error) []store.Offer {
 	return func(ctx context.Context, err error) []store.Offer {
-		if isCanceled(ctx, err) {
+		if ctx.Err() != nil {
 			return nil
 		}
 		x.mu.Lock()
@@ -185,21 +186,22 @@ func (x *run) more(p storepath.Path) func(context.Context, error) []store.Offer 
 		x.tried[p][f.at] = err
 		x.mu.Unlock()
 		f.at.failed(ctx, err)
-		return x.nextOffer(ctx, p)
+		return x.nextOffer(ctx, Wanted{Path: p, CA: f.info.CA})
 	}
 }
 
-func (x *run) nextOffer(ctx context.Context, p storepath.Path) []store.Offer {
-	answers, err := x.find(ctx, Opaque(p), x.may)
+// nextOffer finds the best source of a path that has not failed yet.
+func (x *run) nextOffer(ctx context.Context, w Wanted) []store.Offer {
+	answers, err := x.find(ctx, []Wanted{w}, x.may)
 	if err != nil || answers[0].found == nil {
 		return nil
 	}
-	f := answers[0].found
 	x.mu.Lock()
-	x.at[p] = f
+	x.at[w.Path] = answers[0].found
 	x.mu.Unlock()
-	x.tally.expect([]store.Import{{Path: p, Offers: []store.Offer{x.offer(f)}}})
-	return []store.Offer{x.offer(f)}
+	offers := []store.Offer{x.offer(answers[0].found)}
+	x.tally.expect([]store.Import{{Path: w.Path, Offers: offers}})
+	return offers
 }
 
 // maxFailures in a row is what makes a source count as broken.

@@ -179,19 +179,35 @@ func TestOtherReferencesFromAnotherSource(t *testing.T) {
 	top := storetest.File(t, dir, "top", "top").Plain(t, dir, false)
 	more := storetest.Object{Info: top.Info.Clone(), NAR: top.NAR}
 	more.Info.References = []storepath.Path{extra.Path()}
-	above := storetest.File(t, dir, "above", "above", top.Path())
-	first, second := newCache(top, above), newCache(more, extra)
-	first.open = func(ctx context.Context, o storetest.Object) (io.ReadCloser, error) {
-		if o.Path() == top.Path() {
-			return halfThenFault(ctx, o)
+	above, lost := storetest.File(t, dir, "above", "above", top.Path()), storetest.File(t, dir, "lost", "lost")
+	first, second := newCache(top, above, lost), newCache(more, extra, lost)
+	faulty := func(faults ...storetest.Object) func(context.Context, storetest.Object) (io.ReadCloser, error) {
+		return func(ctx context.Context, o storetest.Object) (io.ReadCloser, error) {
+			if slices.Contains(pathsOf(faults), o.Path()) {
+				return halfThenFault(ctx, o)
+			}
+			return io.NopCloser(o.Reader()), nil
 		}
-		return io.NopCloser(o.Reader()), nil
 	}
+	first.open, second.open = faulty(top, lost), faulty(lost)
 	w := newWorld(t, local.Options{}, first, second)
-	if got := w.substitute(t.Context(), above.Path())[0]; got.Status != store.Substituted {
+	got := w.substitute(t.Context(), above.Path(), lost.Path())
+	if got[0].Status != store.Substituted || got[1].Status != store.NoSubstituters || !got[1].Failed {
 		t.Fatalf("%+v", got)
 	}
 	w.has(above, top, extra)
+}
+
+// A source that gave no answer in parts is left alone like one that gave none as a
+// whole.
+func TestBrokenByParts(t *testing.T) {
+	chain := storetest.Chain(t, dir, 3)
+	bad := newCache(chain...)
+	bad.partial = map[storepath.Path]error{chain[2].Path(): errors.New("500")}
+	w := newWorld(t, local.Options{}, bad, newCache(chain...))
+	if got := w.substitute(t.Context(), chain[2].Path())[0]; got.Status != store.Substituted || len(bad.queries) != 1 {
+		t.Errorf("%+v, %d queries", got, len(bad.queries))
+	}
 }
 
 // Two requests that want the same at once: it is fetched once, and both see it.
