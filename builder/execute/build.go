@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+	"strings"
 	"time"
 
 	"github.com/strata-nix/strata/activity"
@@ -142,6 +143,9 @@ func (b *build) prepare(ctx context.Context) (err error) {
 		return err
 	}
 	if !b.job.Drv.IsBuiltin() {
+		if err := checkCommand(b.job.Drv); err != nil {
+			return err
+		}
 		parent := b.o.BuildDir
 		if parent == "" {
 			parent = defaultBuildDir(b.s)
@@ -157,6 +161,16 @@ func (b *build) prepare(ctx context.Context) (err error) {
 		b.chroot, err = newChroot(ctx, b)
 	}
 	return err
+}
+
+// checkCommand refuses what no process can be given.
+func checkCommand(drv *derivation.Basic) error {
+	for _, s := range append([]string{drv.Builder}, drv.Args...) {
+		if strings.IndexByte(s, 0) >= 0 {
+			return failf(store.InputRejected, "builder or argument %.100q has a NUL byte in it", s)
+		}
+	}
+	return nil
 }
 
 // clearPlaces removes what lies where a builder without sandbox is to put its

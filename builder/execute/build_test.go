@@ -131,11 +131,10 @@ func TestCancelledBuildsLeaveNothing(t *testing.T) {
 	each(t, func(t *testing.T, w *world) {
 		ctx, cancel := context.WithCancelCause(t.Context())
 		enough := errors.New("enough")
-		w.opts.PreBuildHook = ""
+		started := make(chan struct{})
+		w.heard.first = started
 		go func() {
-			for len(w.heard.copyLines()) == 0 {
-				time.Sleep(time.Millisecond)
-			}
+			<-started
 			cancel(enough)
 		}()
 		r, err := w.runIn(ctx, t, w.job(t, script("echo x > $out; mkdir -p d/e; echo started; while :; do sleep 10; done")))

@@ -4,6 +4,7 @@ import (
 	"os"
 	"path/filepath"
 	"runtime"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -11,6 +12,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/strata-nix/strata/builder/execute"
+	"github.com/strata-nix/strata/derivation"
 	"github.com/strata-nix/strata/internal/testenv"
 	"github.com/strata-nix/strata/store"
 	"github.com/strata-nix/strata/store/local"
@@ -129,4 +131,36 @@ func TestFullDisk(t *testing.T) {
 		}
 	}
 	w.build(t, script("echo x > $out"))
+}
+
+func TestStrangeCommands(t *testing.T) {
+	each(t, func(t *testing.T, w *world) {
+		for name, c := range map[string]struct {
+			change func(d *derivation.Derivation)
+			want   store.BuildStatus
+			says   string
+		}{
+			"NUL in an argument": {func(d *derivation.Derivation) { d.Args = append(d.Args, "a\x00b") }, store.InputRejected, "NUL"},
+			"NUL in the builder": {func(d *derivation.Derivation) { d.Builder = "/bin/\x00sh" }, store.InputRejected, "NUL"},
+			"NUL in a variable":  {func(d *derivation.Derivation) { d.Env["a"] = "\x00" }, store.InputRejected, "NUL"},
+			"no builder":         {func(d *derivation.Derivation) { d.Builder = "" }, store.PermanentFailure, "No such file or directory"},
+			"a directory":        {func(d *derivation.Derivation) { d.Builder = "/proc" }, store.PermanentFailure, "Permission denied"},
+			"relative":           {func(d *derivation.Derivation) { d.Builder = "sh" }, store.PermanentFailure, "No such file or directory"},
+			"too much":           {func(d *derivation.Derivation) { d.Env["a"] = strings.Repeat("a", 1<<20) }, store.PermanentFailure, "Argument list too long"},
+			"many":               {func(d *derivation.Derivation) { d.Args = append(d.Args, slices.Repeat([]string{"argument"}, 1<<20)...) }, store.PermanentFailure, "Argument list too long"},
+		} {
+			t.Run(name, func(t *testing.T) {
+				d := script("echo x > $out")
+				j := w.job(t, d)
+				c.change(d)
+				r, err := w.run(t, j)
+				if err != nil {
+					t.Fatal(err)
+				}
+				if text := r.Message + strings.Join(w.heard.lines, "\n"); r.Status != c.want || !strings.Contains(text, c.says) {
+					t.Errorf("status %d: %.1000s", r.Status, text)
+				}
+			})
+		}
+	})
 }

@@ -49,6 +49,8 @@ type sink struct {
 	logged []string
 	phases []string
 	deaf   bool // keeps no lines
+	// first is closed at the first line, if it is not nil.
+	first chan struct{}
 }
 
 func (s *sink) add(list *[]string, text string) {
@@ -67,6 +69,10 @@ func (s *sink) Result(_ uint64, what activity.ResultType, f []activity.Field) {
 			return
 		}
 		s.add(&s.lines, f[0].Text)
+		if s.first != nil {
+			close(s.first)
+			s.first = nil
+		}
 	case activity.SetPhase:
 		s.add(&s.phases, f[0].Text)
 	case activity.PostBuildLogLine:
@@ -276,12 +282,6 @@ func names(t *testing.T, dir string) []string {
 		names = append(names, e.Name())
 	}
 	return names
-}
-
-func (s *sink) copyLines() []string {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	return slices.Clone(s.lines)
 }
 
 func readAll(r io.ReadCloser) ([]byte, error) {
