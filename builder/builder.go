@@ -20,7 +20,6 @@ type Builder struct {
 
 	mu     sync.Mutex
 	builds map[shareKey]*shared
-	hashes *derivation.Hasher
 }
 
 // New makes the Builder of a store. executor gives what runs its builders; nil:
@@ -138,15 +137,4 @@ func (r *request) results(goals []*goal, targets []derivation.DerivedPath) []*st
 		out[i] = &result
 	}
 	return out
-}
-
-// hasher is one that remembers what earlier requests have hashed. Derivations are
-// named by their contents.
-func (b *Builder) hasher(s Store) *derivation.Hasher {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	if b.hashes == nil {
-		b.hashes = derivation.NewHasher(s.Dir(), s.Derivation)
-	}
-	return b.hashes
 }

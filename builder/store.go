@@ -22,6 +22,8 @@ type Store interface {
 	store.TempRooter
 	// Derivation reads a derivation, valid or not.
 	Derivation(ctx context.Context, p storepath.Path) (*derivation.Derivation, error)
+	// Hasher hashes derivations whose inputs are valid.
+	Hasher() *derivation.Hasher
 	// StateDir is where locks and roots are; LogDir where build logs are.
 	StateDir() string
 	LogDir() string

@@ -155,7 +155,7 @@ func (r *request) node(ctx context.Context, p storepath.Path, drv *derivation.De
 	if n.known, err = drv.OutputPaths(dir); err != nil {
 		return nil, err
 	}
-	m, err := r.b.hasher(r.Store).Modulo(ctx, drv)
+	m, err := r.Store.Hasher().Modulo(ctx, drv)
 	if err != nil {
 		return nil, err
 	}

@@ -52,13 +52,7 @@ func (s *Store) BuildDerivation(ctx context.Context, p storepath.Path, d *deriva
 // DerivationOutputs gives the outputs of a valid derivation: the paths that are
 // in its file, and for those that only a build can tell, what was realised.
 func (s *Store) DerivationOutputs(ctx context.Context, p storepath.Path) (map[string]storepath.Path, error) {
-	if ok, err := s.isValid(ctx, p); err != nil || !ok {
-		if err == nil {
-			err = &store.InvalidPathError{Path: s.dir.Print(p)}
-		}
-		return nil, err
-	}
-	drv, err := s.Derivation(ctx, p)
+	drv, err := s.validDerivation(ctx, p)
 	if err != nil {
 		return nil, err
 	}
@@ -83,7 +77,7 @@ func (s *Store) addRealised(ctx context.Context, drv *derivation.Derivation, out
 	if len(open) == 0 || !s.opts.CADerivations {
 		return nil
 	}
-	m, err := derivation.NewHasher(s.dir, s.Derivation).Modulo(ctx, drv)
+	m, err := s.hashes.Modulo(ctx, drv)
 	if err != nil {
 		return err
 	}

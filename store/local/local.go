@@ -30,6 +30,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/strata-nix/strata/builder"
+	"github.com/strata-nix/strata/derivation"
 	"github.com/strata-nix/strata/nixdb"
 	"github.com/strata-nix/strata/store"
 	"github.com/strata-nix/strata/storepath"
@@ -70,7 +71,8 @@ type shared struct {
 	uri    string
 	layer  Layering
 	builds *builder.Builder
-	view   bool // closing it does nothing
+	hashes *derivation.Hasher // of valid derivations
+	view   bool               // closing it does nothing
 }
 
 // Every ability of a local store.
@@ -136,6 +138,7 @@ func OpenLayered(ctx context.Context, o Options, l Layering) (*Store, error) {
 	s.db = db
 	s.engine = substitute.New(o.Pool, s, o.substitution())
 	s.builds = builder.New(nil)
+	s.hashes = derivation.NewHasher(s.dir, s.validDerivation)
 	if !o.ReadOnly {
 		s.clearLeftovers()
 	}

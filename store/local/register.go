@@ -2,6 +2,7 @@ package local
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"io"
 	"iter"
@@ -92,7 +93,11 @@ func (s *Store) checkedOutputs(ctx context.Context, h *derivation.Hasher, p stor
 	if err != nil {
 		return nil, err
 	}
-	warnings, err := h.Check(ctx, p, drv)
+	warnings, err := s.hashes.Check(ctx, p, drv)
+	if errors.Is(err, store.ErrNotValid) {
+		// It depends on one that is registered together with it.
+		warnings, err = h.Check(ctx, p, drv)
+	}
 	for _, w := range warnings {
 		activity.Warnf(ctx, "%s", w)
 	}
@@ -133,6 +138,22 @@ func (s *Store) Derivation(_ context.Context, p storepath.Path) (*derivation.Der
 		return nil, fmt.Errorf("error parsing derivation '%s': %w", s.dir.Print(p), err)
 	}
 	return drv, nil
+}
+
+// Hasher hashes derivations that depend on valid ones only. It remembers what it
+// has hashed for as long as the store is open.
+func (s *Store) Hasher() *derivation.Hasher { return s.hashes }
+
+// validDerivation is Derivation for what will be remembered. What is not valid may
+// become something else.
+func (s *Store) validDerivation(ctx context.Context, p storepath.Path) (*derivation.Derivation, error) {
+	if ok, err := s.isValid(ctx, p); err != nil || !ok {
+		if err == nil {
+			err = &store.InvalidPathError{Path: s.dir.Print(p)}
+		}
+		return nil, err
+	}
+	return s.Derivation(ctx, p)
 }
 
 // fromBelow gives registrations of everything that infos lean on and that only
