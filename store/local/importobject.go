@@ -226,7 +226,7 @@ func (o *object) disconnect() {
 func (im *importer) connect(o *object) {
 	for _, p := range o.offers[0].Info.References {
 		r := im.byPath[p]
-		if r == nil || r == o || slices.Contains(o.refs, r) {
+		if r == nil || r == o {
 			continue
 		}
 		o.refs = append(o.refs, r)
