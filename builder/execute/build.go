@@ -26,8 +26,14 @@ type Executor struct {
 	o Options
 }
 
-// New makes an Executor.
-func New(s Store, o Options) *Executor { return &Executor{s: s, o: o} }
+// New makes an Executor. Users are locked in the state directory of the store
+// unless the options name another one.
+func New(s Store, o Options) *Executor {
+	if o.Users.StateDir == "" {
+		o.Users.StateDir = s.StateDir()
+	}
+	return &Executor{s: s, o: o}
+}
 
 // Build runs the builder of a derivation and registers the outputs. A build that
 // fails is a result; an error is about anything else. When ctx ends, the builder

@@ -49,7 +49,7 @@ func TestBuildUsers(t *testing.T) {
 		Dir: storepath.Dir(dir + "/s"), Root: dir, Real: dir + "/s", BuildUsersGroup: "nixbld",
 	}, execute.Options{Sandbox: execute.Unboxed})
 	for w, ids := range map[*world]string{box: "1000:100", naked: "31001:31000"} {
-		w.opts.Users = sandbox.Users{StateDir: w.StateDir(), Group: "nixbld"}
+		w.opts.Users = sandbox.Users{Group: "nixbld"}
 		w.opts.KeepFailed = true
 		d := script(`echo "$(id -u):$(id -g)" > $out; [ -O "$NIX_BUILD_TOP" ] && [ -O .attr* ]; stat -c %a . >> $out; touch /tmp/x$$ ; rm /tmp/x$$`)
 		d.Env["long"], d.Env["passAsFile"] = "x", "long"
@@ -90,7 +90,7 @@ func TestRangeOfUsers(t *testing.T) {
 	if _, err := w.run(t, w.job(t, d)); err == nil || !strings.Contains(err.Error(), "feature 'uid-range' requires the setting 'auto-allocate-uids' to be enabled") {
 		t.Errorf("%v", err)
 	}
-	w.opts.Users = sandbox.Users{StateDir: w.StateDir(), Auto: &sandbox.IDRange{Start: sandbox.DefaultStartID, Count: sandbox.DefaultIDCount}}
+	w.opts.Users = sandbox.Users{Auto: &sandbox.IDRange{Start: sandbox.DefaultStartID, Count: sandbox.DefaultIDCount}}
 	w.build(t, script("id -u > $out"))
 	if _, err := w.run(t, w.job(t, d)); err == nil || !strings.Contains(err.Error(), "experimental Nix feature 'cgroups' is disabled") {
 		t.Errorf("%v", err)
