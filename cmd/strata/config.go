@@ -46,7 +46,8 @@ type config struct {
 	sshOptions     []string          // of NIX_SSHOPTS
 	tell           func(line string) // what commands of stores write to standard error
 
-	warnings []string
+	warnings   []string
+	passedOver []string // settings that are not obeyed, for those whom it matters to
 }
 
 // environment is os.LookupEnv, or a test's.
@@ -160,6 +161,7 @@ func (c *config) obey(env environment, s *settings) error {
 	c.trustedSubstituters = slices.Concat(c.local.Substituters, s.Strings("trusted-substituters", nil))
 	c.secretKeyFiles = s.keyFiles()
 	c.obeyNetwork(env, s)
+	c.passedOver = s.passedOver()
 	for _, w := range s.Warnings() {
 		c.warnings = append(c.warnings, w.String())
 	}

@@ -6,8 +6,10 @@ import (
 	"os"
 	"path/filepath"
 	"reflect"
+	"slices"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/strata-nix/strata/internal/testenv"
 	"github.com/strata-nix/strata/store"
@@ -267,6 +269,93 @@ func TestParametersOfStores(t *testing.T) {
 		var usage *usageError
 		if !errors.As(err, &usage) || !strings.Contains(err.Error(), want) {
 			t.Errorf("%s: %v, %v; want %q", uri, st, err, want)
+		}
+	}
+}
+
+func TestSettingsThatNobodyObeysAreNamed(t *testing.T) {
+	c := mustLoad(t, envOf(t, "NIX_CONFIG=builders =\nmin-free = 1G"), "json-log-path=/x")
+	want := []string{
+		"setting 'json-log-path' is not obeyed: see --log-format",
+		"setting 'min-free' is not obeyed: garbage is collected when somebody asks for it",
+	}
+	if !reflect.DeepEqual(c.passedOver, want) {
+		t.Errorf("got %q", c.passedOver)
+	}
+}
+
+func TestSettingsOfTheNetwork(t *testing.T) {
+	c := mustLoad(t, envOf(t, "NIX_CONFIG=narinfo-cache-negative-ttl = 7\nhttp-connections = 3\nhttp2 = false\nsecret-key-files = /a /b", "NIX_SSHOPTS=-p 'a b'"))
+	n := c.network
+	if n.ttl.Negative != 7*time.Second || n.ttl.Positive != 30*24*time.Hour || n.connections != 3 || !n.transfers.NoHTTP2 {
+		t.Errorf("%+v, %+v", n.ttl, n.transfers)
+	}
+	if len(c.secretKeyFiles) != 2 || len(c.sshOptions) != 2 || c.sshOptions[1] != "a b" {
+		t.Errorf("%q, %q", c.secretKeyFiles, c.sshOptions)
+	}
+	for _, bad := range []string{"NIX_CONFIG=narinfo-cache-negative-ttl = soon", "NIX_CONFIG=http-connections = -1", "NIX_SSHOPTS='"} {
+		if _, err := loadConfig(envOf(t, bad), nil); err == nil {
+			t.Errorf("%s: no error", bad)
+		}
+	}
+}
+
+func TestShellWordsAreSplitAsByAShell(t *testing.T) {
+	for in, want := range map[string][]string{
+		"":                         nil,
+		"  a\tb\n":                 {"a", "b"},
+		`-o "A b" 'c "d"' e\ f`:    {"-o", "A b", `c "d"`, "e f"},
+		`"" ''`:                    {"", ""},
+		`a"b"'c'`:                  {"abc"},
+		`"\"\\\x"`:                 {`"\\x`},
+		`'\n'`:                     {`\n`},
+		`-oProxyCommand="a 'b' c"`: {"-oProxyCommand=a 'b' c"},
+	} {
+		if got, err := splitShell(in); err != nil || !slices.Equal(got, want) {
+			t.Errorf("%q: %q, %v", in, got, err)
+		}
+	}
+	for _, in := range []string{`"`, `'`, `a\`, `"a'`} {
+		if got, err := splitShell(in); err == nil {
+			t.Errorf("%q: %q", in, got)
+		}
+	}
+}
+
+func TestHostsOfSSH(t *testing.T) {
+	for in, want := range map[string]sshTarget{
+		"host":                {host: "host"},
+		"me@host":             {user: "me", host: "host"},
+		"me@corp@host:22":     {user: "me@corp", host: "host", port: 22},
+		"[::1]":               {host: "::1"},
+		"[fe80::1%eth0]:2222": {host: "fe80::1%eth0", port: 2222},
+		"host/":               {host: "host"},
+	} {
+		if got, err := parseSSHAuthority(in); err != nil || !reflect.DeepEqual(*got, want) {
+			t.Errorf("%q: %+v, %v", in, got, err)
+		}
+	}
+	for _, in := range []string{"", "@host", "me@", "-oProxyCommand=x", "-x@host", "host:0", "host:x", "host:70000", "a b", "host/path", "a\nb"} {
+		if got, err := parseSSHAuthority(in); err == nil {
+			t.Errorf("%q: %+v", in, got)
+		}
+	}
+}
+
+func TestURLsOfCaches(t *testing.T) {
+	for in, want := range map[string]string{
+		"https://cache.example.org":  "https://cache.example.org",
+		"https://cache.example.org/": "https://cache.example.org/",
+		"http://h:80/a%20b/c?x=y":    "http://h:80/a%20b/c",
+		"https://me:p%40ss@h/a@b":    "https://me:p%40ss@h/a@b",
+		"https://[::1]:443/x":        "https://[::1]:443/x",
+	} {
+		ref, err := store.ParseReference(in)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if got := cacheURL(ref).String(); got != want {
+			t.Errorf("%s: %s, want %s", in, got, want)
 		}
 	}
 }

@@ -80,6 +80,9 @@ func runDaemon(ctx context.Context, g *globals, o daemonOptions) (err error) {
 		return err
 	}
 	log := g.log()
+	for _, text := range c.passedOver {
+		log.Warn(text)
+	}
 	socket := c.socket
 	if o.socket != "" {
 		if socket, err = filepath.Abs(o.socket); err != nil {

@@ -10,6 +10,7 @@ import (
 	"github.com/strata-nix/strata/activity"
 	"github.com/strata-nix/strata/derivation"
 	"github.com/strata-nix/strata/store"
+	"github.com/strata-nix/strata/store/binarycache"
 	"github.com/strata-nix/strata/storepath"
 )
 
@@ -41,7 +42,7 @@ func (t *transfer) plan(ctx context.Context, infos []*store.PathInfo) error {
 		items[i], paths[i] = item{info, to}, to.Path
 	}
 	valid, err := t.dst.ValidPaths(ctx, paths)
-	if err != nil {
+	if err != nil && !errors.Is(err, binarycache.ErrNotCache) { // the first object makes it one
 		return err
 	}
 	there := storepath.NewSet(valid...)

@@ -1,0 +1,34 @@
+package main
+
+import (
+	"fmt"
+	"maps"
+	"slices"
+)
+
+// notObeyed are settings of nix.conf that a daemon obeys elsewhere and strata's
+// does not, with what it does instead.
+var notObeyed = map[string]string{
+	"build-hook":              "builds take place on this machine",
+	"builders":                "builds take place on this machine",
+	"external-builders":       "builds take place on this machine",
+	"gc-reserved-space":       "nothing is reserved for garbage collections",
+	"json-log-path":           "see --log-format",
+	"max-free":                "garbage is collected when somebody asks for it",
+	"min-free":                "garbage is collected when somebody asks for it",
+	"min-free-check-interval": "garbage is collected when somebody asks for it",
+	"plugin-files":            "there are no plugins",
+	"preallocate-contents":    "files are not preallocated",
+	"use-case-hack":           "it is for other systems",
+}
+
+// passedOver says which settings were made that nobody obeys.
+func (s *settings) passedOver() []string {
+	var said []string
+	for _, name := range slices.Sorted(maps.Keys(notObeyed)) {
+		if s.IsSet(name) && s.String(name, "") != "" {
+			said = append(said, fmt.Sprintf("setting '%s' is not obeyed: %s", name, notObeyed[name]))
+		}
+	}
+	return said
+}
