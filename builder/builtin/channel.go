@@ -51,6 +51,9 @@ func unpackChannel(ctx context.Context, b *Build) error {
 	case 0:
 		return fmt.Errorf("channel tarball '%s' is empty", src)
 	case 1:
+		if top[0] == name {
+			return nil // renaming a directory to itself is an error
+		}
 		return t.root.Rename(top[0], name)
 	default:
 		return fmt.Errorf("channel tarball '%s' contains more than one file", src)
