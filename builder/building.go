@@ -162,11 +162,15 @@ func (r *request) start(ctx context.Context, b *building, slot *slot) {
 	r.progress.builds.running++
 	t := r.queue.next()
 	r.spawn(ctx, func(ctx context.Context) step {
-		defer t.pass()
 		result, err := r.build(ctx, b, slot, t)
+		t.pass()
+		if err == nil && !result.Status.OK() && !r.KeepGoing {
+			t.yield(ctx)
+		}
 		return func(ctx context.Context) error {
 			// Only now, so that nothing else begins that a failure is the end of.
 			slot.release()
+			r.queue.end(t)
 			r.progress.builds.running--
 			if err != nil {
 				return err
