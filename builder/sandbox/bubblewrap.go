@@ -42,12 +42,13 @@ func findBwrap() (string, error) {
 
 // Files that bwrap is started with, behind those that entry gets.
 const (
-	bwrapInfo  = entrySelf + 1 + iota // it writes the number of its child
-	bwrapBlock                        // it waits for the map of user ids
+	bwrapInfo   = entrySelf + 1 + iota // it writes the number of its child
+	bwrapBlock                         // it waits for the map of user ids
+	bwrapLoader                        // and further: see loader
 )
 
 // bwrapArgs is the command line. Mounts are in the root already.
-func (s *keeperSpec) bwrapArgs(cover string) []string {
+func (s *keeperSpec) bwrapArgs(cover string, entry []string) []string {
 	args := []string{
 		s.Bwrap,
 		"--unshare-user", "--unshare-pid", "--as-pid-1", "--unshare-ipc", "--unshare-uts", "--hostname", "localhost",
@@ -65,7 +66,7 @@ func (s *keeperSpec) bwrapArgs(cover string) []string {
 	} else {
 		args = append(args, "--uid", strconv.Itoa(insideUID), "--gid", strconv.Itoa(insideGID), "--cap-drop", "ALL")
 	}
-	return append(args, "--", selfPath, entryName)
+	return append(append(args, "--"), entry...)
 }
 
 // bwrapChild reads the number of the process that becomes the builder.

@@ -7,6 +7,8 @@ import (
 	"os"
 	"os/signal"
 	"runtime"
+	"slices"
+	"strconv"
 	"syscall"
 
 	"golang.org/x/sys/unix"
@@ -39,28 +41,48 @@ func becomeBuilder() *report {
 	for _, step := range []step{
 		{"read what to run", func() error { return unsealed(entrySpecFD, &s) }},
 		{"keep files from the builder", closeOnExec},
-		{"wait for the word", awaitGo},
+		{"hear from the keeper", awaitGo},
 		{"connect the output", connectOutput},
 		{"reset signals and limits", resetProcess},
 		{"set the personality", func() error { return setPersonality(s.Persona) }},
 		{"mount /sys", s.mountSys},
 		{"give up privileges", s.restrict},
 		{"become the build user", s.becomeUser},
-		{"enter " + s.Dir, func() error { return unix.Chdir(s.Dir) }},
+		{"enter the working directory", s.enterDir},
 		{"die with the keeper", s.dieWithKeeper},
 	} {
 		if err := step.do(); err != nil {
 			return newReport(step.name, err)
 		}
 	}
-	path := s.Path
-	if s.Self {
-		path = selfPath
-	}
-	r := newReport(s.Path, syscall.Exec(path, s.Args, s.Env))
+	r := newReport(s.Path, s.exec())
 	r.Exec = true
 	return r
 }
+
+// exec becomes the builder.
+func (s *entrySpec) exec() error {
+	if !s.Self {
+		return syscall.Exec(s.Path, s.Args, s.Env)
+	}
+	files, err := strconv.Atoi(os.Args[len(os.Args)-1])
+	if err != nil {
+		return err
+	}
+	if files == 0 {
+		return syscall.Exec(selfPath, s.Args, s.Env)
+	}
+	// The loader opens its files after the execution.
+	keepOnExec(entrySelf)
+	for i := range files {
+		keepOnExec(bwrapLoader + i)
+	}
+	loader := loaderCommand(files)
+	argv := slices.Concat(loader[:3], []string{"--argv0", s.Args[0], selfPath}, s.Args[1:])
+	return syscall.Exec(loader[0], argv, s.Env)
+}
+
+func keepOnExec(fd int) { _, _ = unix.FcntlInt(uintptr(fd), unix.F_SETFD, 0) }
 
 // closeOnExec marks all files but the standard ones.
 func closeOnExec() error {
@@ -164,18 +186,19 @@ func (s *entrySpec) becomeUser() error {
 	if !s.SetUser {
 		return nil
 	}
-	groups := make([]int, len(s.Groups))
-	for i, g := range s.Groups {
-		groups[i] = int(g)
-	}
-	if err := syscall.Setgroups(groups); err != nil {
+	if err := setThreadGroups(s.Groups); err != nil {
 		return fmt.Errorf("setgroups: %w", err)
 	}
-	if err := syscall.Setresgid(int(s.GID), int(s.GID), int(s.GID)); err != nil {
-		return fmt.Errorf("setgid %d: %w", s.GID, err)
+	gid := uintptr(s.GID)
+	if _, _, errno := unix.RawSyscall(unix.SYS_SETRESGID, gid, gid, gid); errno != 0 {
+		return fmt.Errorf("setgid %d: %w", s.GID, errno)
 	}
-	if err := syscall.Setresuid(int(s.UID), int(s.UID), int(s.UID)); err != nil {
-		return fmt.Errorf("setuid %d: %w", s.UID, err)
+	return setThreadUser(s.UID, s.UID, s.UID)
+}
+
+func (s *entrySpec) enterDir() error {
+	if err := unix.Chdir(s.Dir); err != nil {
+		return &SetupError{Step: "enter " + s.Dir, Err: err}
 	}
 	return nil
 }

@@ -113,7 +113,10 @@ func (k *keeper) prepare() error {
 // dropGroups takes the groups of who runs this program from the builder. An
 // ordinary user cannot give up his.
 func (k *keeper) dropGroups() error {
-	err := syscall.Setgroups(nil)
+	if groups, err := unix.Getgroups(); err == nil && len(groups) == 0 {
+		return nil
+	}
+	err := setThreadGroups(nil) // the thread from which the builder is started
 	switch {
 	case err == nil, !k.s.Privileged, k.s.KeepGroups && errors.Is(err, unix.EPERM):
 		return nil
@@ -202,14 +205,15 @@ func (k *keeper) killBuilder(pid int) {
 func (k *keeper) killBuildUser() {
 	if k.root == nil && k.s.HasUser && k.s.Privileged {
 		if err := killUser(k.s.UID); err != nil {
-			fmt.Fprintf(os.Stderr, "strata: %v\n", err) // killChildren goes on
+			fmt.Fprintf(os.Stderr, "strata: %v\n", err) // killAll goes on
 		}
 	}
 }
 
 // killAll kills all descendants: again and again the children, to whom those are
-// added whose parents died. With a build user all of them die at once, in
-// a sandbox by the kernel with the builder.
+// added whose parents died. Only children are killed because nobody else can reap
+// them: the number of a grandchild may be somebody else's by now. With a build
+// user all of them die at once, in a sandbox by the kernel with the builder.
 func (k *keeper) killAll() {
 	for {
 		k.killBuildUser()

@@ -8,6 +8,8 @@ import (
 	"runtime"
 	"strconv"
 	"strings"
+	"time"
+	"unsafe"
 
 	"golang.org/x/sys/unix"
 )
@@ -15,7 +17,40 @@ import (
 // noUser is a user id that nobody has. (The last one, -1, means "no change".)
 const noUser = ^uint32(0) - 1
 
-// killUser kills all processes of a user, at one blow: while the kernel goes
+// endUser kills all processes of a user and waits until they are gone.
+func endUser(uid uint32) error {
+	for pause, waited := time.Millisecond, time.Duration(0); ; pause = min(2*pause, 100*time.Millisecond) {
+		if err := killUser(uid); err != nil || !lives(uid) {
+			return err
+		}
+		if waited > patience {
+			return fmt.Errorf("processes of user %d do not die", uid)
+		}
+		time.Sleep(pause)
+		waited += pause
+	}
+}
+
+// lives tells whether a process of the user is left that is more than a number
+// which its parent may still ask about.
+func lives(uid uint32) bool {
+	entries, err := os.ReadDir("/proc")
+	if err != nil {
+		return false
+	}
+	for _, e := range entries {
+		var st unix.Stat_t
+		if e.Name()[0] < '0' || e.Name()[0] > '9' || unix.Stat("/proc/"+e.Name(), &st) != nil || st.Uid != uid {
+			continue
+		}
+		if state, _, ok := stat(e.Name()); ok && state != "Z" && state != "X" {
+			return true
+		}
+	}
+	return false
+}
+
+// killUser kills all processes of a user at one blow: while the kernel goes
 // through them none of them can fork. It takes root.
 //
 // Whose processes are killed is decided by who kills, so a thread becomes half
@@ -23,13 +58,17 @@ const noUser = ^uint32(0) - 1
 // Its real id is nobody's: root's would make kill reach all processes of root.
 // Its saved id stays root's, so that the user can neither signal nor trace it.
 // Processes of one's own thread group are left out by the kernel.
-func killUser(uid uint32) error {
+func killUser(uid uint32) (err error) {
 	if uid == 0 || uid == noUser || uid == ^uint32(0) || int(uid) == os.Getuid() || int(uid) == os.Geteuid() {
 		return fmt.Errorf("kill the processes of user %d: not a build user", uid)
 	}
-	failed := make(chan error)
-	go onLostThread(func() { failed <- killAllAs(uid) })
-	if err := <-failed; err != nil {
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		onLostThread(func() { err = killAllAs(uid) })
+	}()
+	<-done
+	if err != nil {
 		return fmt.Errorf("kill the processes of user %d: %w", uid, err)
 	}
 	return nil
@@ -62,7 +101,7 @@ func killAllAs(uid uint32) error {
 	if err != nil {
 		return err
 	}
-	if err := unix.Kill(-1, unix.SIGKILL); err != nil && !errors.Is(err, unix.ESRCH) {
+	if err := unix.Kill(-1, unix.SIGKILL); !errors.Is(err, unix.ESRCH) {
 		return err
 	}
 	return nil
@@ -81,14 +120,13 @@ func setThreadUser(real, effective, saved uint32) error {
 	return nil
 }
 
-// killChildren kills the children of this process. Those whose parent died have
-// become its children, if it is a subreaper; so again and again it gets all
-// descendants. Only children are killed because nobody else can reap them: the
-// number of a grandchild may be somebody else's by now.
-func killChildren() {
-	for _, pid := range children() {
-		_ = unix.Kill(pid, unix.SIGKILL) // it has died by itself
+// setThreadGroups changes the supplementary groups of the calling thread only.
+func setThreadGroups(groups []uint32) error {
+	_, _, errno := unix.RawSyscall(unix.SYS_SETGROUPS, uintptr(len(groups)), uintptr(unsafe.Pointer(unsafe.SliceData(groups))), 0)
+	if errno != 0 {
+		return errno
 	}
+	return nil
 }
 
 // children lists the children of this process, those of each of its threads.
@@ -126,25 +164,24 @@ func childrenByParent() []int {
 		if err != nil {
 			continue
 		}
-		if ppid, ok := parentOf(pid); ok && ppid == self {
+		if _, parent, ok := stat(e.Name()); ok && parent == self {
 			pids = append(pids, pid)
 		}
 	}
 	return pids
 }
 
-// parentOf reads the fourth field of /proc/<pid>/stat; the second, a name in
+// stat reads the third and fourth field of /proc/<pid>/stat; the second, a name in
 // parentheses, may contain anything.
-func parentOf(pid int) (int, bool) {
-	b, err := os.ReadFile("/proc/" + strconv.Itoa(pid) + "/stat")
+func stat(pid string) (state string, parent int, ok bool) {
+	b, err := os.ReadFile("/proc/" + pid + "/stat")
 	if err != nil {
-		return 0, false
+		return "", 0, false
 	}
-	_, rest, ok := strings.Cut(string(b[bytes.LastIndexByte(b, ')')+1:]), " ")
-	fields := strings.Fields(rest)
-	if !ok || len(fields) < 2 {
-		return 0, false
+	fields := strings.Fields(string(b[bytes.LastIndexByte(b, ')')+1:]))
+	if len(fields) < 2 {
+		return "", 0, false
 	}
-	ppid, err := strconv.Atoi(fields[1])
-	return ppid, err == nil
+	parent, err = strconv.Atoi(fields[1])
+	return fields[0], parent, err == nil
 }

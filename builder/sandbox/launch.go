@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"strconv"
 	"syscall"
 
 	"golang.org/x/sys/unix"
@@ -20,6 +21,7 @@ type launch struct {
 	block    *os.File      // a byte tells bwrap that ids are mapped
 	said     tail          // what bwrap, or entry, complains of
 	saidAll  chan struct{} // closed when they have said all
+	loader   *loader       // of this program, or nil
 	children []*os.File    // files of the child, closed when it has them
 }
 
@@ -53,10 +55,10 @@ func (l *launch) fork() (int, error) {
 	if err != nil {
 		return 0, err
 	}
-	path, argv := "/proc/self/exe", []string{entryName}
+	path, argv := "/proc/self/exe", l.entryArgs([]string{entryName})
 	sys := &syscall.SysProcAttr{Pdeathsig: unix.SIGKILL}
 	if l.root != nil {
-		path, argv = l.s.Bwrap, l.s.bwrapArgs(l.root.cover)
+		path, argv = l.s.Bwrap, l.s.bwrapArgs(l.root.cover, l.entryArgs(append(l.loader.command(), entryName)))
 		sys.Credential = l.s.credential()
 	}
 	if l.s.HasCgroup {
@@ -67,6 +69,15 @@ func (l *launch) fork() (int, error) {
 		return 0, &SetupError{Step: "execute " + path, Err: err}
 	}
 	return pid, nil
+}
+
+// entryArgs tells entry how many files there are for the loader.
+func (l *launch) entryArgs(command []string) []string {
+	n := 0
+	if l.loader != nil {
+		n = len(l.loader.dirs) + 1
+	}
+	return append(command, strconv.Itoa(n))
 }
 
 // files makes what the child is started with: see the list beside entrySpecFD.
@@ -101,7 +112,15 @@ func (l *launch) files() ([]uintptr, error) {
 	} {
 		files[fd] = f.Fd()
 	}
-	return files, nil
+	if l.loader, err = findLoader(); err != nil || l.loader == nil {
+		return files, err
+	}
+	loaded, err := l.loader.open()
+	l.children = append(l.children, loaded...)
+	for _, f := range loaded {
+		files = append(files, f.Fd())
+	}
+	return files, err
 }
 
 // guide sees the child through to the execution of the builder.

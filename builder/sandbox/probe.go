@@ -58,13 +58,10 @@ func noBwrap(err error) Missing {
 
 // tryNamespaces makes the namespaces that an ordinary user makes for a sandbox.
 func tryNamespaces(ctx context.Context) *Missing {
-	cmd := exec.CommandContext(ctx, "/proc/self/exe")
-	cmd.Args = []string{namespacesName}
-	cmd.Dir, cmd.Env = "/", stageEnv
-	if os.Geteuid() == 0 {
-		cmd.SysProcAttr = &syscall.SysProcAttr{Credential: &syscall.Credential{Uid: nobody, Gid: nobody}}
+	out, err := runNamespaces(ctx, os.Geteuid() == 0)
+	if errors.Is(err, syscall.EPERM) || errors.Is(err, syscall.EINVAL) {
+		out, err = runNamespaces(ctx, false) // nobody does not exist in this user namespace
 	}
-	out, err := cmd.Output()
 	var exit *exec.ExitError
 	switch {
 	case err == nil && len(out) == 0:
@@ -77,6 +74,15 @@ func tryNamespaces(ctx context.Context) *Missing {
 		reason = err.Error()
 	}
 	return &Missing{"user namespaces", reason, "allow them to ordinary users, or set sandbox = false"}
+}
+
+func runNamespaces(ctx context.Context, asNobody bool) ([]byte, error) {
+	cmd := exec.CommandContext(ctx, "/proc/self/exe")
+	cmd.Args, cmd.Dir, cmd.Env = []string{namespacesName}, "/", stageEnv
+	if asNobody {
+		cmd.SysProcAttr = &syscall.SysProcAttr{Credential: &syscall.Credential{Uid: nobody, Gid: nobody}}
+	}
+	return cmd.Output()
 }
 
 // namespaces is the other side of tryNamespaces.

@@ -70,7 +70,7 @@ func (p *Process) follow() {
 	case err != nil:
 		p.exitErr = fmt.Errorf("wait for the keeper: %w", err)
 	case !told:
-		p.exitErr = fmt.Errorf("%w (%v)", errKeeperDied, state)
+		p.exitErr = errors.Join(fmt.Errorf("%w (%v)", errKeeperDied, state), p.exitErr)
 	}
 	if !running && p.startErr == nil {
 		p.startErr = p.exitErr
@@ -121,7 +121,7 @@ func (p *Process) killCgroup() {
 func (p *Process) sweep() {
 	p.killCgroup()
 	if p.user != nil {
-		p.exitErr = errors.Join(p.exitErr, killUser(p.user.UID))
+		p.exitErr = endUser(p.user.UID)
 	}
 }
 

@@ -16,7 +16,7 @@ import (
 // a millisecond each.
 const (
 	keeperName = "strata-sandbox-keeper" // argv[0]
-	entryName  = "strata-sandbox-entry"  // argv[0], or argv[1] when bwrap starts it
+	entryName  = "strata-sandbox-entry"  // argv[0], or argv[1] when bwrap starts it; then a number, see loader
 
 	namespacesName = "strata-sandbox-namespaces" // argv[0]; of Probe
 )
@@ -48,7 +48,7 @@ func init() {
 	case os.Args[0] == keeperName:
 		keep()
 		os.Exit(0)
-	case os.Args[0] == entryName, len(os.Args) == 2 && os.Args[1] == entryName && os.Args[0] == selfPath:
+	case os.Args[0] == entryName, len(os.Args) == 3 && os.Args[0] == selfPath && os.Args[1] == entryName:
 		enter()
 	case os.Args[0] == namespacesName:
 		namespaces()

@@ -41,7 +41,7 @@ func try(lockFile string, make func() (*User, error)) (*User, error) {
 		u, err = make()
 	}
 	if err == nil {
-		err = killUser(u.UID)
+		err = endUser(u.UID)
 	}
 	if err != nil {
 		_ = lock.Close()
