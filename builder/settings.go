@@ -52,6 +52,7 @@ func (o *Options) obey(r reader) error {
 	r.seconds("max-silent-time", &e.MaxSilentTime)
 	r.seconds("timeout", &e.Timeout)
 	e.SSLCertFile = c.String("ssl-cert-file", e.SSLCertFile)
+	e.HashedMirrors = c.Strings("hashed-mirrors", e.HashedMirrors)
 	e.IgnoredACLs = c.Strings("ignored-acls", e.IgnoredACLs)
 	if c.IsSet("impure-env") {
 		e.ImpureEnv = c.Map("impure-env")

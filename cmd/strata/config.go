@@ -161,6 +161,7 @@ func (c *config) obey(env environment, s *settings) error {
 	c.trustedSubstituters = slices.Concat(c.local.Substituters, s.Strings("trusted-substituters", nil))
 	c.secretKeyFiles = s.keyFiles()
 	c.obeyNetwork(env, s)
+	c.local.Build.Execute.Transfer = c.network.client()
 	c.passedOver = s.passedOver()
 	for _, w := range s.Warnings() {
 		c.warnings = append(c.warnings, w.String())
