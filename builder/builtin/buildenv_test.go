@@ -137,7 +137,7 @@ func TestBuildenvConflicts(t *testing.T) {
 	if !ok || e.Priority != 5 || !strings.HasSuffix(e.FileA, a) || !strings.HasSuffix(e.FileB, b) {
 		t.Fatal(err)
 	}
-	for _, part := range []string{"There is a conflict for the following files:", "'/nix/store/" + a + "'", "'/nix/store/" + b + "'", "priority 5"} {
+	for _, part := range []string{"There is a conflict for the following files:", `"/nix/store/` + a + `"`, `"/nix/store/` + b + `"`, "priority 5"} {
 		if !strings.Contains(err.Error(), part) {
 			t.Errorf("%q is not in %q", part, err)
 		}

@@ -47,7 +47,7 @@ type ConflictError struct {
 }
 
 func (e *ConflictError) Error() string {
-	return fmt.Sprintf("Unable to build profile. There is a conflict for the following files:\n\n  '%s'\n  '%s'\n\nBoth have priority %d.",
+	return fmt.Sprintf("Unable to build profile. There is a conflict for the following files:\n\n  \"%s\"\n  \"%s\"\n\nBoth have priority %d.",
 		e.FileA, e.FileB, e.Priority)
 }
 
@@ -62,7 +62,7 @@ func (p *profile) link(src string, dst *node, at string, priority, depth int) er
 	}
 	defer dir.close()
 	if !dir.isDir() {
-		activity.Warnf(p.ctx, "not including '%s' in the user environment because it's not a directory", src)
+		activity.Warnf(p.ctx, "not including \"%s\" in the user environment because it's not a directory", src)
 		return nil
 	}
 	f, err := dir.open()
@@ -157,7 +157,7 @@ func (p *profile) merge(old *node, src string, dst *node, at, name string, prior
 	}
 	target.close()
 	if !target.isDir() {
-		return fmt.Errorf("collision between '%s' and non-directory '%s'", src, target.path)
+		return fmt.Errorf("collision between \"%s\" and non-directory \"%s\"", src, target.path)
 	}
 	both := newNode()
 	dst.entries[name] = both
