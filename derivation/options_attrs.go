@@ -91,8 +91,9 @@ func isSeparator(r rune) bool { return r == ' ' || r == '\t' || r == '\n' || r =
 
 // typeError is upstream's, word for word but for the length of what it shows.
 func typeError(want string, v any) error {
-	shown, _ := canonjson.AppendValue(nil, v)                                                                                      // came from JSON
-	return fmt.Errorf("Expected JSON value to be of type '%s' but it is of type '%s': %s", want, typeName(v), clip(string(shown))) //nolint:staticcheck // upstream's
+	shown, _ := canonjson.AppendValue(nil, v) // came from JSON
+	//lint:ignore ST1005 these are upstream's words
+	return fmt.Errorf("Expected JSON value to be of type '%s' but it is of type '%s': %s", want, typeName(v), clip(string(shown)))
 }
 
 func typeName(v any) string {

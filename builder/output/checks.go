@@ -12,13 +12,7 @@ import (
 
 // checks asks whether the outputs are what the derivation allows.
 func (r *registration) checks(ctx context.Context) error {
-	c := checker{r: r, infos: make(map[storepath.Path]*store.PathInfo, len(r.job.Inputs)+len(r.made))}
-	for _, info := range r.job.Inputs {
-		c.infos[info.Path] = info
-	}
-	for _, m := range r.made {
-		c.infos[m.info.Path] = m.info
-	}
+	c := checker{r: r}
 	for _, name := range r.names {
 		m := r.made[name]
 		if m == nil {
@@ -42,7 +36,7 @@ func (r *registration) checks(ctx context.Context) error {
 // not be valid themselves.
 type checker struct {
 	r     *registration
-	infos map[storepath.Path]*store.PathInfo
+	infos map[storepath.Path]*store.PathInfo // nil before they are needed
 }
 
 func (c *checker) fixed(m *made) error {
@@ -140,6 +134,15 @@ func (c *checker) refs(m *made, used []storepath.Path, refs []derivation.CheckRe
 
 // closure gives the infos of all that an output reaches, its own first.
 func (c *checker) closure(ctx context.Context, info *store.PathInfo) ([]*store.PathInfo, error) {
+	if c.infos == nil {
+		c.infos = make(map[storepath.Path]*store.PathInfo, len(c.r.job.Inputs)+len(c.r.made))
+		for _, in := range c.r.job.Inputs {
+			c.infos[in.Path] = in
+		}
+		for _, m := range c.r.made {
+			c.infos[m.info.Path] = m.info
+		}
+	}
 	seen := storepath.NewSet(info.Path)
 	all := []*store.PathInfo{info}
 	for done := 0; done < len(all); {

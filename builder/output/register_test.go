@@ -208,6 +208,20 @@ func TestFixedOutputWithOtherHash(t *testing.T) {
 		t.Errorf("%v: %v, %v", f, p, err)
 	}
 	w.isSound(t)
+
+	// Nobody waits for whoever else makes that object, who may wait for us.
+	w = newWorld(t)
+	unlock, err := w.backing.(output.Installer).LockPath(t.Context(), p, true)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer unlock()
+	job = w.job(t, basic(fixed(storepath.Flat, nixhash.Of(nixhash.SHA256, "wanted")), "out"), atFinal)
+	w.build(t, job, file{"out", "", "got"})
+	w.fails(t, job, output.Options{}, store.HashMismatch, "hash mismatch")
+	if w.isValid(t, p) {
+		t.Error("somebody's object was registered")
+	}
 }
 
 func TestReferencesAreDiscarded(t *testing.T) {

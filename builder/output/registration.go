@@ -116,18 +116,7 @@ func (r *registration) run(ctx context.Context) (*Result, error) {
 	if r.job.Mode == store.BuildCheck {
 		return r.check(ctx, order)
 	}
-	// What is addressed by its contents is right, whatever becomes of this build.
-	late := !r.kind.IsContentAddressed()
-	if late {
-		err = r.checks(ctx)
-	}
-	if err == nil {
-		err = r.place(ctx, order)
-	}
-	if err == nil && !late {
-		err = r.checks(ctx)
-	}
-	if err != nil {
+	if err := r.finish(ctx, order); err != nil {
 		return nil, err
 	}
 	result, err := r.result(ctx)
@@ -135,6 +124,21 @@ func (r *registration) run(ctx context.Context) (*Result, error) {
 		r.removeScratch(ctx)
 	}
 	return result, err
+}
+
+// finish places the outputs if the checks let it. What is addressed by its contents is
+// right whatever becomes of this build, and is placed before.
+func (r *registration) finish(ctx context.Context, order []string) error {
+	if r.kind.IsContentAddressed() {
+		if err := r.place(ctx, order); err != nil {
+			return err
+		}
+		return r.checks(ctx)
+	}
+	if err := r.checks(ctx); err != nil {
+		return err
+	}
+	return r.place(ctx, order)
 }
 
 // sign adds the signatures of all keys.
