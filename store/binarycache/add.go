@@ -2,6 +2,7 @@ package binarycache
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"io"
 
@@ -26,22 +27,27 @@ func (s *Store) Add(ctx context.Context, info *store.PathInfo, archive io.Reader
 	if err != nil {
 		return fmt.Errorf("adding '%s' to binary cache '%s': %w", s.o.Dir.Print(info.Path), s.o.URI, err)
 	}
-	valid, err := s.validSet(ctx, info.References)
+	valid, err := s.ValidPaths(ctx, info.References)
 	if err != nil {
 		return err
 	}
+	there := storepath.NewSet(valid...)
 	for _, r := range info.References {
-		if r != info.Path && !valid.Has(r) {
+		if r != info.Path && !there.Has(r) {
 			return &store.InvalidPathError{Path: s.o.Dir.Print(r), By: s.o.Dir.Print(info.Path)}
 		}
 	}
 	return s.writeInfo(ctx, ni)
 }
 
-// validSet is ValidPaths as a set.
-func (s *Store) validSet(ctx context.Context, paths []storepath.Path) (storepath.Set, error) {
-	valid, err := s.ValidPaths(ctx, paths)
-	return storepath.NewSet(valid...), err
+// validSet is ValidPaths as a set, with what is wrong with those of which it is not
+// clear.
+func (s *Store) validSet(ctx context.Context, paths []storepath.Path) (valid storepath.Set, unclear map[storepath.Path]error, err error) {
+	list, err := s.ValidPaths(ctx, paths)
+	if partial, ok := errors.AsType[*store.PartialError](err); ok {
+		unclear, err = partial.Errs, nil
+	}
+	return storepath.NewSet(list...), unclear, err
 }
 
 // writeInfo writes a narinfo, with which its object is in the cache.

@@ -46,16 +46,9 @@ func (s *Store) newImportRun(ctx context.Context, imports []store.Import, o stor
 	r := &importRun{s: s, imports: imports, o: o, at: make(map[storepath.Path]int, len(imports)),
 		twins: map[int][]int{}, state: make([]importState, len(imports))}
 	r.change = sync.NewCond(&r.mu)
-	valid := storepath.Set{}
-	if !o.Repair {
-		paths := make([]storepath.Path, len(imports))
-		for i := range imports {
-			paths[i] = imports[i].Path
-		}
-		var err error
-		if valid, err = s.validSet(ctx, paths); err != nil {
-			return nil, err
-		}
+	valid, unclear, err := r.whatIsThere(ctx)
+	if err != nil {
+		return nil, err
 	}
 	for i := range imports {
 		p := imports[i].Path
@@ -67,7 +60,9 @@ func (s *Store) newImportRun(ctx context.Context, imports []store.Import, o stor
 			continue
 		}
 		r.at[p] = i
-		r.todo = append(r.todo, i)
+		if unclear[p] == nil {
+			r.todo = append(r.todo, i)
+		}
 	}
 	r.sort()
 	var beyond []storepath.Path
@@ -76,16 +71,30 @@ func (s *Store) newImportRun(ctx context.Context, imports []store.Import, o stor
 			beyond = append(beyond, info.References...)
 		}
 	}
-	var err error
-	if r.outside, err = s.validSet(ctx, r.beyond(beyond)); err != nil {
+	if r.outside, _, err = s.validSet(ctx, r.beyond(beyond)); err != nil {
 		return nil, err
 	}
 	for i := range imports {
-		if valid.Has(imports[i].Path) {
+		p := imports[i].Path
+		if valid.Has(p) {
 			r.tell(i, nil, nil)
+		} else if unclear[p] != nil && r.at[p] == i {
+			r.settle(ctx, i, unclear[p])
 		}
 	}
 	return r, nil
+}
+
+// whatIsThere finds out which imports are valid, and of which that is not clear.
+func (r *importRun) whatIsThere(ctx context.Context) (storepath.Set, map[storepath.Path]error, error) {
+	if r.o.Repair {
+		return nil, nil, nil
+	}
+	paths := make([]storepath.Path, len(r.imports))
+	for i := range r.imports {
+		paths[i] = r.imports[i].Path
+	}
+	return r.s.validSet(ctx, paths)
 }
 
 // firstInfo is what the best offer says of an import, nil if there is none.
@@ -223,11 +232,14 @@ func (r *importRun) checkBeyond(ctx context.Context, info *narinfo.NarInfo) erro
 		return nil
 	}
 	// Perhaps it has come since, or another offer says something else.
-	valid, err := r.s.validSet(ctx, unknown)
+	valid, unclear, err := r.s.validSet(ctx, unknown)
 	if err != nil {
 		return err
 	}
 	for _, p := range unknown {
+		if unclear[p] != nil {
+			return unclear[p]
+		}
 		if !valid.Has(p) {
 			return &store.InvalidPathError{Path: r.s.o.Dir.Print(p), By: r.s.o.Dir.Print(info.Path)}
 		}

@@ -6,6 +6,7 @@ import (
 	"sync"
 
 	"github.com/strata-nix/strata/activity"
+	"github.com/strata-nix/strata/compress"
 	"github.com/strata-nix/strata/narinfo"
 	"github.com/strata-nix/strata/store"
 	"github.com/strata-nix/strata/storepath"
@@ -267,15 +268,29 @@ func (s *Store) fetchInfo(ctx context.Context, hash string) (*narinfo.NarInfo, e
 	return info, s.checkInfo(hash, info)
 }
 
-// checkInfo refuses a narinfo that is about another object, or whose NAR is not in
-// the cache.
+// checkInfo refuses a narinfo that is about another object, whose NAR is not in the
+// cache or cannot be read, or that contradicts itself.
 func (s *Store) checkInfo(hash string, info *narinfo.NarInfo) error {
-	name := hash + infoSuffix
+	fault := func(why string, err error) error { return s.bad(hash+infoSuffix, why, err) }
 	if info.Path.HashPart() != hash {
-		return s.bad(name, fmt.Sprintf("it is about another store path, '%s'", s.o.Dir.Print(info.Path)), nil)
+		return fault(fmt.Sprintf("it is about another store path, '%s'", s.o.Dir.Print(info.Path)), nil)
 	}
 	if _, _, err := info.RelativeURL(); err != nil {
-		return s.bad(name, "", err)
+		return fault("", err)
+	}
+	method, err := compress.Parse(info.Compression)
+	if err != nil {
+		return fault("", err)
+	}
+	if method != compress.None {
+		return nil
+	}
+	// The file is the NAR.
+	if !info.FileHash.IsZero() && info.FileHash != info.NarHash {
+		return fault("the NAR is not compressed, and FileHash is not NarHash", nil)
+	}
+	if info.FileSize != 0 && info.FileSize != info.NarSize {
+		return fault("the NAR is not compressed, and FileSize is not NarSize", nil)
 	}
 	return nil
 }
