@@ -2,7 +2,6 @@ package environment
 
 import (
 	"context"
-	"errors"
 	"strconv"
 	"strings"
 
@@ -69,14 +68,12 @@ func (s *Spec) outputs(ctx context.Context, p storepath.Path) ([]storepath.Path,
 	paths := make([]storepath.Path, 0, len(byName))
 	for _, out := range byName {
 		if out.IsZero() {
-			return nil, errCAGraph
+			return nil, rejected("exportReferences on CA derivations is not yet implemented")
 		}
 		paths = append(paths, out)
 	}
 	return paths, nil
 }
-
-var errCAGraph = errors.New("exportReferences on CA derivations is not yet implemented")
 
 // addClosure adds the closure of what is not found yet.
 func (s *Spec) addClosure(ctx context.Context, known map[storepath.Path]*store.PathInfo, found storepath.Set, paths []storepath.Path) error {

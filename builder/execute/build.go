@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"slices"
-	"strings"
 	"time"
 
 	"github.com/strata-nix/strata/activity"
@@ -14,7 +13,6 @@ import (
 	"github.com/strata-nix/strata/builder/output"
 	"github.com/strata-nix/strata/builder/sandbox"
 	"github.com/strata-nix/strata/derivation"
-	"github.com/strata-nix/strata/nar"
 	"github.com/strata-nix/strata/store"
 	"github.com/strata-nix/strata/storepath"
 )
@@ -43,12 +41,9 @@ func New(s Store, o Options) *Executor {
 // If the post-build hook fails, there is a result and an error: the outputs are
 // valid.
 func (e *Executor) Build(ctx context.Context, job *Job) (*store.BuildResult, error) {
-	b, err := e.newBuild(job)
-	if err != nil {
-		return nil, fmt.Errorf("while building derivation '%s': %w", e.s.Dir().Print(job.DrvPath), err)
-	}
+	b := &build{s: e.s, o: &e.o, dir: e.s.Dir(), job: job}
 	defer b.cleanup(context.WithoutCancel(ctx))
-	err = b.run(ctx)
+	err := b.run(ctx)
 	if ctx.Err() != nil && !b.registered {
 		return nil, context.Cause(ctx)
 	}
@@ -93,31 +88,33 @@ type build struct {
 	result     store.BuildResult
 }
 
-func (e *Executor) newBuild(job *Job) (*build, error) {
-	b := &build{s: e.s, o: &e.o, dir: e.s.Dir(), job: job}
-	var err error
-	if b.kind, err = job.Drv.Kind(); err != nil {
-		return nil, err
+// parse reads what the derivation says about how it is to be built.
+func (b *build) parse() (err error) {
+	if b.kind, err = b.job.Drv.Kind(); err == nil {
+		b.attrs, err = b.job.Drv.Options(b.dir)
 	}
-	if b.attrs, err = job.Drv.Options(b.dir); err != nil {
-		return nil, err
+	if err != nil {
+		return failf(store.MiscFailure, "while parsing derivation '%s': %v", b.dir.Print(b.job.DrvPath), err)
 	}
-	return b, nil
+	return nil
 }
 
 // feature tells whether an experimental feature is on.
 func (b *build) feature(name string) bool { return slices.Contains(b.o.Features, name) }
 
-// require is the error of an experimental feature that is not on.
+// require fails if an experimental feature is not on.
 func (b *build) require(name string) error {
 	if b.feature(name) {
 		return nil
 	}
-	return fmt.Errorf("experimental Nix feature '%s' is disabled; add '--extra-experimental-features %s' to enable it", name, name)
+	return failf(store.MiscFailure, "experimental Nix feature '%s' is disabled; add '--extra-experimental-features %s' to enable it", name, name)
 }
 
-// run does everything from the choice of a user to the registration.
+// run does everything up to the registration.
 func (b *build) run(ctx context.Context) error {
+	if err := b.parse(); err != nil {
+		return err
+	}
 	if err := b.chooseSandbox(ctx); err != nil {
 		return err
 	}
@@ -140,110 +137,12 @@ func (b *build) run(ctx context.Context) error {
 	return b.register(ctx)
 }
 
-// prepare makes all that the builder finds.
-func (b *build) prepare(ctx context.Context) (err error) {
-	if b.scratch, err = newScratch(b.dir, b.job, b.apart); err != nil {
-		return err
-	}
-	if err := b.clearPlaces(ctx); err != nil {
-		return err
-	}
-	if !b.job.Drv.IsBuiltin() {
-		if err := checkCommand(b.job.Drv); err != nil {
-			return err
-		}
-		parent := b.o.BuildDir
-		if parent == "" {
-			parent = defaultBuildDir(b.s)
-		}
-		if b.tmp, err = newBuildDir(ctx, parent, b.boxed, b.own); err != nil {
-			return err
-		}
-		if err := b.makeEnvironment(ctx); err != nil {
-			return err
-		}
-	}
-	if b.apart {
-		b.chroot, err = newChroot(ctx, b)
-	}
-	return err
-}
-
-// checkCommand refuses what no process can be given.
-func checkCommand(drv *derivation.Basic) error {
-	for _, s := range append([]string{drv.Builder}, drv.Args...) {
-		if strings.IndexByte(s, 0) >= 0 {
-			return failf(store.InputRejected, "builder or argument %.100q has a NUL byte in it", s)
-		}
-	}
-	return nil
-}
-
-// clearPlaces removes what lies where a builder without sandbox is to put its
-// outputs. In a directory of their own nothing is there.
-func (b *build) clearPlaces(ctx context.Context) error {
-	if b.apart {
-		return nil
-	}
-	for _, p := range b.scratch.paths {
-		if _, err := nar.RemoveTree(ctx, b.real(p)); err != nil {
-			return fmt.Errorf("removing invalid path '%s': %w", b.dir.Print(p), err)
-		}
-	}
-	return nil
-}
-
-// makeEnvironment makes the variables, and writes the files.
-func (b *build) makeEnvironment(ctx context.Context) error {
-	env, err := environment.Make(ctx, environment.Spec{
-		Store: b.s, Drv: b.job.Drv, Options: b.attrs, Inputs: b.job.Inputs,
-		BuildDir: b.seenBuildDir(), Cores: b.o.Cores, ImpureEnv: b.o.ImpureEnv,
-	})
-	var rejected *environment.RejectedError
-	if errors.As(err, &rejected) {
-		return failf(store.InputRejected, "%s", rejected.Why)
-	}
-	if err != nil {
-		return err
-	}
-	if len(b.o.ImpureEnv) > 0 && !b.kind.IsSandboxed() {
-		if err := b.require("configurable-impure-env"); err != nil {
-			return err
-		}
-	}
-	if b.attrs.RecursiveNix() {
-		env.Vars["NIX_REMOTE"] = nixRemote(b.seenBuildDir())
-	}
-	env.Rewrite(b.scratch.rewrites)
-	for name, contents := range env.Files {
-		if err := b.tmp.write(name, contents, b.own); err != nil {
-			return err
-		}
-	}
-	b.env = env
-	return nil
-}
-
-// seenBuildDir is the build directory as the builder knows it.
-func (b *build) seenBuildDir() string {
-	if !b.boxed {
-		return b.tmp.path
-	}
-	if b.o.SandboxBuildDir != "" {
-		return b.o.SandboxBuildDir
-	}
-	return "/build"
-}
-
 // started begins the activity under which the client sees the build.
 func (b *build) started(ctx context.Context) context.Context {
 	b.act = b.job.Activity
 	if b.act == nil {
 		drv := b.dir.Print(b.job.DrvPath)
-		doing := map[store.BuildMode]string{
-			store.BuildNormal: "building '%s'", store.BuildRepair: "repairing outputs of '%s'", store.BuildCheck: "checking outputs of '%s'",
-		}[b.job.Mode]
-		ctx, b.act = activity.Start(ctx, activity.Info, activity.Build, fmt.Sprintf(doing, drv),
+		ctx, b.act = activity.Start(ctx, activity.Info, activity.Build, fmt.Sprintf("%s '%s'", doing(b.job.Mode), drv),
 			activity.Text(drv), activity.Text(""), activity.Int(1), activity.Int(1))
 		b.ownAct = true
 	}
@@ -251,52 +150,16 @@ func (b *build) started(ctx context.Context) context.Context {
 	return ctx
 }
 
-// register makes valid what the builder left.
-func (b *build) register(ctx context.Context) error {
-	outs := make(map[string]output.Output, len(b.job.Outputs))
-	for name, out := range b.job.Outputs {
-		p := b.scratch.paths[name]
-		outs[name] = output.Output{Path: out.Path, Valid: out.Valid, Intact: out.Intact, Scratch: p, Real: b.realScratch(p)}
+// doing says what a build is for.
+func doing(mode store.BuildMode) string {
+	switch mode {
+	case store.BuildRepair:
+		return "repairing outputs of"
+	case store.BuildCheck:
+		return "checking outputs of"
+	default:
+		return "building"
 	}
-	job := &output.Job{
-		DrvPath: b.job.DrvPath, Drv: b.job.Drv, Attrs: b.attrs, Mode: b.job.Mode,
-		Inputs: b.job.Inputs, Hashes: b.job.Hashes, Outputs: outs, Roots: b.job.Roots,
-	}
-	if b.tmp != nil {
-		job.BuildDir = b.tmp.path
-	}
-	if b.nix != nil {
-		job.Added = b.nix.store.Added()
-	}
-	o := output.Options{
-		IgnoredACLs: b.o.IgnoredACLs, Keys: b.o.SecretKeys, Realisations: b.feature("ca-derivations"),
-		KeepFailed: b.o.KeepFailed, DiffHook: b.o.DiffHook,
-	}
-	if b.user != nil {
-		o.Builder = &output.Owner{UID: b.user.UID, GID: b.user.GID}
-		o.Owners = &nar.UIDRange{First: b.user.UID, Last: b.user.UID + b.user.Count - 1}
-	}
-	res, err := output.Register(ctx, b.s, job, o)
-	if err != nil {
-		return err
-	}
-	b.registered = true
-	b.result.Status, b.result.Outputs = store.Built, res.Realisations
-	return nil
-}
-
-// outputPaths are those that the post-build hook is told.
-func (b *build) outputPaths() []storepath.Path {
-	var paths []storepath.Path
-	for _, real := range b.result.Outputs {
-		paths = append(paths, real.OutPath)
-	}
-	if b.job.Mode == store.BuildCheck {
-		for _, out := range b.job.Outputs {
-			paths = append(paths, out.Path)
-		}
-	}
-	return paths
 }
 
 // outcome makes a result of what is the fault of the derivation.

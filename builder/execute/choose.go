@@ -4,12 +4,12 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"path/filepath"
 	"sync"
 	"time"
 
 	"github.com/strata-nix/strata/activity"
 	"github.com/strata-nix/strata/builder/sandbox"
+	"github.com/strata-nix/strata/store"
 )
 
 // abilities are what this machine can do for builds, once it can isolate them.
@@ -37,7 +37,7 @@ func (b *build) chooseSandbox(ctx context.Context) error {
 	switch b.o.Sandbox {
 	case Sandboxed:
 		if b.attrs.NoChroot {
-			return fmt.Errorf("derivation '%s' has '__noChroot' set, but that's not allowed when 'sandbox' is 'true'", drv)
+			return failf(store.MiscFailure, "derivation '%s' has '__noChroot' set, but that's not allowed when 'sandbox' is 'true'", drv)
 		}
 		b.boxed = true
 	case Relaxed:
@@ -63,7 +63,7 @@ func (b *build) chooseSandbox(ctx context.Context) error {
 		}
 	}
 	if !b.boxed && b.attrs.UIDRange() {
-		return errors.New("feature 'uid-range' is only supported in sandboxed builds")
+		return failf(store.MiscFailure, "feature 'uid-range' is only supported in sandboxed builds")
 	}
 	b.apart = b.boxed
 	return nil
@@ -94,7 +94,7 @@ func (b *build) takeUser(ctx context.Context) error {
 	}
 	want := sandbox.Want{Range: b.attrs.UIDRange(), Isolated: b.boxed}
 	if want.Range && b.o.Users.Auto == nil {
-		return errors.New("feature 'uid-range' requires the setting 'auto-allocate-uids' to be enabled")
+		return failf(store.MiscFailure, "feature 'uid-range' requires the setting 'auto-allocate-uids' to be enabled")
 	}
 	if b.o.Users.Enabled() {
 		user, err := b.waitForUser(ctx, want)
@@ -137,6 +137,3 @@ func (b *build) waitForUser(ctx context.Context, want sandbox.Want) (*sandbox.Us
 		}
 	}
 }
-
-// defaultBuildDir is where build directories are unless build-dir says otherwise.
-func defaultBuildDir(s Store) string { return filepath.Join(s.StateDir(), "builds") }

@@ -224,7 +224,7 @@ func (b *build) impureHostDeps() ([]SandboxPath, error) {
 	for _, dep := range b.attrs.ImpureHostDeps {
 		clean := filepath.Clean("/" + dep)
 		if !slices.ContainsFunc(b.o.AllowedImpureHostDeps, func(prefix string) bool { return within(clean, filepath.Clean(prefix)) }) {
-			return nil, fmt.Errorf("derivation '%s' requested impure path '%s', but it was not in allowed-impure-host-deps",
+			return nil, failf(store.MiscFailure, "derivation '%s' requested impure path '%s', but it was not in allowed-impure-host-deps",
 				b.dir.Print(b.job.DrvPath), dep)
 		}
 		paths = append(paths, SandboxPath{Target: clean, Source: clean, Optional: true})

@@ -138,7 +138,7 @@ func (b *build) serveNix(ctx context.Context, started chan *sandbox.Process) err
 		return err
 	}
 	if b.o.ServeNix == nil {
-		return &store.UnsupportedError{Op: "recursive Nix", Store: b.s.URI()}
+		return failf(store.MiscFailure, "%v", &store.UnsupportedError{Op: "recursive Nix", Store: b.s.URI()})
 	}
 	show := func(ctx context.Context, path storepath.Path) error {
 		if !b.boxed {

@@ -132,8 +132,8 @@ func TestRecursiveNix(t *testing.T) {
 	each(t, func(t *testing.T, w *world) {
 		w.opts.ServeNix = serveAdd
 		d := w.role(t, "nix", map[string]string{"requiredSystemFeatures": "recursive-nix"})
-		if _, err := w.run(t, w.job(t, d)); err == nil || !strings.Contains(err.Error(), "experimental Nix feature 'recursive-nix' is disabled") {
-			t.Errorf("%v", err)
+		if r := w.fails(t, d, store.MiscFailure); !strings.Contains(r.Message, "experimental Nix feature 'recursive-nix' is disabled") {
+			t.Error(r.Message)
 		}
 		w.opts.Features = []string{"recursive-nix"}
 		r := w.build(t, d)

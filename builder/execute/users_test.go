@@ -87,13 +87,13 @@ func TestRangeOfUsers(t *testing.T) {
 	w := boxed(t)
 	d := script(`[ "$(id -u)" = 0 ]; chown 5:7 .; rm /etc/passwd; echo x > /etc/passwd; cat /proc/self/uid_map > $out`)
 	d.Env["requiredSystemFeatures"] = "uid-range"
-	if _, err := w.run(t, w.job(t, d)); err == nil || !strings.Contains(err.Error(), "feature 'uid-range' requires the setting 'auto-allocate-uids' to be enabled") {
-		t.Errorf("%v", err)
+	if r := w.fails(t, d, store.MiscFailure); r.Message != "feature 'uid-range' requires the setting 'auto-allocate-uids' to be enabled" {
+		t.Error(r.Message)
 	}
 	w.opts.Users = sandbox.Users{Auto: &sandbox.IDRange{Start: sandbox.DefaultStartID, Count: sandbox.DefaultIDCount}}
 	w.build(t, script("id -u > $out"))
-	if _, err := w.run(t, w.job(t, d)); err == nil || !strings.Contains(err.Error(), "experimental Nix feature 'cgroups' is disabled") {
-		t.Errorf("%v", err)
+	if r := w.fails(t, d, store.MiscFailure); !strings.HasPrefix(r.Message, "experimental Nix feature 'cgroups' is disabled") {
+		t.Error(r.Message)
 	}
 	if able := sandbox.Probe(t.Context()); able.Cgroups != nil {
 		testenv.Skip(t, able.Cgroups.Error())
