@@ -24,6 +24,7 @@ func (s *Store) Import(ctx context.Context, imports []store.Import, o store.Impo
 	if err := s.writable(ctx); err != nil {
 		return err
 	}
+	defer s.packs.join(imports)()
 	r, err := s.newImportRun(ctx, imports, o)
 	if err != nil {
 		return err
@@ -88,67 +89,16 @@ func (s *Store) fetchOffer(ctx context.Context, p storepath.Path, offer *store.O
 	if offer.Info == nil || offer.Info.Path != p {
 		return nil, errors.New("the offer is for another path")
 	}
-	return s.packs.do(ctx, p, offer.Info.NarHash, func() (_ *narinfo.NarInfo, err error) {
+	get := func() (_ *narinfo.NarInfo, err error) {
 		archive, err := offer.Open(ctx)
 		if err != nil {
 			return nil, err
 		}
 		defer func() { err = errors.Join(err, archive.Close()) }()
 		return s.pack(ctx, offer.Info, archive, repair)
-	})
-}
-
-// packs are the NARs that are just being put into the cache, by several imports
-// perhaps. The zero value has none.
-type packs struct {
-	mu    sync.Mutex
-	under map[packKey]*packing
-}
-
-type packKey struct {
-	path storepath.Path
-	hash nixhash.Hash
-}
-
-// packing is one of them.
-type packing struct {
-	done chan struct{} // closed at the end; then the others are set
-	info *narinfo.NarInfo
-	err  error
-}
-
-// do runs f, unless somebody does just now: then it waits for what that gives, and
-// runs f if it gives nothing.
-func (p *packs) do(ctx context.Context, path storepath.Path, hash nixhash.Hash, f func() (*narinfo.NarInfo, error)) (*narinfo.NarInfo, error) {
-	key := packKey{path, hash}
-	for {
-		p.mu.Lock()
-		other := p.under[key]
-		if other == nil {
-			break
-		}
-		p.mu.Unlock()
-		select {
-		case <-other.done:
-		case <-ctx.Done():
-			return nil, context.Cause(ctx)
-		}
-		if other.err == nil {
-			return other.info, nil
-		}
 	}
-	mine := &packing{done: make(chan struct{})}
-	if p.under == nil {
-		p.under = map[packKey]*packing{}
+	if repair {
+		return get()
 	}
-	p.under[key] = mine
-	p.mu.Unlock()
-	defer func() {
-		p.mu.Lock()
-		delete(p.under, key)
-		p.mu.Unlock()
-		close(mine.done)
-	}()
-	mine.info, mine.err = f()
-	return mine.info, mine.err
+	return s.packs.do(ctx, p, offer.Info.NarHash, get)
 }
