@@ -9,15 +9,17 @@ import (
 )
 
 // objectsOf is a store.SizedSource of the objects of a transfer, for a store that
-// takes them one after the other. An object's NAR is asked for when the first byte
-// of it is read.
+// takes them one after the other. The next ones are read meanwhile, from the first
+// on that is really wanted.
 type objectsOf struct {
 	ctx   context.Context //nolint:containedctx // lives as long as one call of AddMultiple
 	t     *transfer
 	total *activity.Activity // of the whole copy
 
 	next    int
-	current *lazyNAR
+	current *wantedNAR
+	ahead   []*aheadReader // of the objects from next on
+	begun   <-chan struct{}
 }
 
 // Len is how many objects are still to come.
@@ -25,7 +27,7 @@ func (s *objectsOf) Len() int { return len(s.t.items) - s.next }
 
 // Next gives the next object.
 func (s *objectsOf) Next() (*store.PathInfo, io.Reader, error) {
-	s.close()
+	s.closeCurrent()
 	if err := context.Cause(s.ctx); err != nil {
 		return nil, nil, err
 	}
@@ -34,39 +36,63 @@ func (s *objectsOf) Next() (*store.PathInfo, io.Reader, error) {
 		return nil, nil, io.EOF
 	}
 	it := s.t.items[s.next]
+	s.current = &wantedNAR{source: s}
 	s.next++
-	s.current = &lazyNAR{open: func() (io.ReadCloser, error) { return s.t.open(s.ctx, it) }}
 	return it.to, s.current, nil
 }
 
-// close ends the object that is being read.
-func (s *objectsOf) close() {
-	if s.current != nil {
-		s.current.close()
-		s.current = nil
+// take gives the object that Next gave last, and begins to read others.
+func (s *objectsOf) take() *aheadReader {
+	first := s.next - 1
+	if s.begun == nil {
+		now := make(chan struct{})
+		close(now)
+		s.begun = now
 	}
+	for at := first + len(s.ahead); at < len(s.t.items) && len(s.ahead) < aheadObjects; at++ {
+		it := s.t.items[at]
+		r := readAhead(s.ctx, s.begun, func(ctx context.Context) (io.ReadCloser, error) { return s.t.open(ctx, it) })
+		s.begun = r.begun
+		s.ahead = append(s.ahead, r)
+	}
+	r := s.ahead[0]
+	s.ahead = s.ahead[1:]
+	return r
 }
 
-// lazyNAR is opened when somebody begins to read it.
-type lazyNAR struct {
-	open func() (io.ReadCloser, error)
-	r    io.ReadCloser
-	err  error
+// closeCurrent ends the object that is being read. One that was not wanted at all
+// may have been read ahead.
+func (s *objectsOf) closeCurrent() {
+	if s.current == nil {
+		return
+	}
+	if s.current.r == nil && len(s.ahead) > 0 {
+		_ = s.take().Close()
+	} else if s.current.r != nil {
+		_ = s.current.r.Close()
+	}
+	s.current = nil
+}
+
+// close ends all that is being read.
+func (s *objectsOf) close() {
+	s.closeCurrent()
+	for _, r := range s.ahead {
+		_ = r.Close()
+	}
+	s.ahead = nil
+}
+
+// wantedNAR is taken when somebody begins to read it.
+type wantedNAR struct {
+	source *objectsOf
+	r      *aheadReader
 }
 
 // Read reads.
-func (n *lazyNAR) Read(p []byte) (int, error) {
-	if n.r == nil && n.err == nil {
-		n.r, n.err = n.open()
-	}
-	if n.err != nil {
-		return 0, n.err
+func (n *wantedNAR) Read(p []byte) (int, error) {
+	if n.r == nil {
+		n.r = n.source.take()
 	}
 	return n.r.Read(p)
-}
-
-func (n *lazyNAR) close() {
-	if n.r != nil {
-		_ = n.r.Close()
-	}
 }
