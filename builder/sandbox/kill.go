@@ -20,23 +20,27 @@ const noUser = ^uint32(0) - 1
 // endUser kills all processes of a user and waits until they are gone.
 func endUser(uid uint32) error {
 	for pause, waited := time.Millisecond, time.Duration(0); ; pause = min(2*pause, 100*time.Millisecond) {
-		if err := killUser(uid); err != nil || !lives(uid) {
+		if err := killUser(uid); err != nil {
 			return err
 		}
+		left := alive(uid)
+		if len(left) == 0 {
+			return nil
+		}
 		if waited > patience {
-			return fmt.Errorf("processes of user %d do not die", uid)
+			return fmt.Errorf("processes of user %d do not die: %s", uid, strings.Join(left, ", "))
 		}
 		time.Sleep(pause)
 		waited += pause
 	}
 }
 
-// lives tells whether a process of the user is left that is more than a number
-// which its parent may still ask about.
-func lives(uid uint32) bool {
+// alive are the processes of a user that are more than numbers which their parents
+// may still ask about.
+func alive(uid uint32) (pids []string) {
 	entries, err := os.ReadDir("/proc")
 	if err != nil {
-		return false
+		return nil
 	}
 	for _, e := range entries {
 		var st unix.Stat_t
@@ -44,10 +48,10 @@ func lives(uid uint32) bool {
 			continue
 		}
 		if state, _, ok := stat(e.Name()); ok && state != "Z" && state != "X" {
-			return true
+			pids = append(pids, e.Name()+" ("+state+")")
 		}
 	}
-	return false
+	return pids
 }
 
 // killUser kills all processes of a user at one blow: while the kernel goes
