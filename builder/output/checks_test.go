@@ -5,8 +5,10 @@ import (
 	"testing"
 
 	"github.com/strata-nix/strata/builder/output"
+	"github.com/strata-nix/strata/derivation"
 	"github.com/strata-nix/strata/store"
 	"github.com/strata-nix/strata/store/storetest"
+	"github.com/strata-nix/strata/storepath"
 )
 
 // "out" refers to itself, to "dev" and to dep, and dep to deep.
@@ -71,3 +73,5 @@ func TestReferencesToWhatCameDuringTheBuild(t *testing.T) {
 		t.Errorf("%+v", r.Infos["out"])
 	}
 }
+
+func refTo(p storepath.Path) derivation.CheckRef { return derivation.CheckRef{Path: p} }
