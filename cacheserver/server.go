@@ -21,6 +21,13 @@ const (
 	maxListings = 4 // that are made at once
 )
 
+// cutGrace is how long a request may take to notice that it was cut.
+const cutGrace = 5 * time.Second
+
+// ErrStuck says that requests did not end after they were cut. They still use the
+// store, which therefore cannot be closed.
+var ErrStuck = errors.New("requests do not end")
+
 // Server is an http.Handler that serves a store, for any number of requests at
 // once.
 type Server struct {
@@ -28,7 +35,8 @@ type Server struct {
 	hashes  store.HashPartQuerier
 	metrics *metrics
 
-	compressions, listings chan struct{} // one for each that is under way
+	compressions, listings chan struct{}  // one for each that is under way
+	active                 sync.WaitGroup // requests
 }
 
 // New makes a server. The error says that the store has not the abilities that a
@@ -54,6 +62,8 @@ func New(o Options) (*Server, error) {
 
 // ServeHTTP answers a request.
 func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
+	s.active.Add(1)
+	defer s.active.Done()
 	kind, answer := s.route(r.URL.Path)
 	a := &answerWriter{ResponseWriter: w, control: http.NewResponseController(w), stall: s.o.StallTimeout}
 	done := s.metrics.begin(kind)
@@ -78,7 +88,9 @@ func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 
 // Serve accepts connections until ctx ends, and tells systemd, if that started
 // us, that it is ready. Then it closes the listeners, lets the requests that are
-// under way finish for at most the drain timeout, and cuts those that have not.
+// under way finish for at most the drain timeout, and cuts those that have not. An error
+// means that a listener broke, and comes after the same orderly end, or is
+// [ErrStuck].
 func (s *Server) Serve(ctx context.Context, listeners ...net.Listener) error {
 	requests, cut := context.WithCancel(context.WithoutCancel(ctx))
 	defer cut()
@@ -110,13 +122,28 @@ func (s *Server) Serve(ctx context.Context, listeners ...net.Listener) error {
 	if errors.Is(err, context.DeadlineExceeded) {
 		s.o.Log.Warn("ending requests that are still under way")
 		cut()
-		err = srv.Close()
+		err = errors.Join(srv.Close(), s.ended())
 	}
 	loops.Wait()
 	if ctx.Err() == nil {
 		err = errors.Join(context.Cause(accepting), err)
 	}
 	return err
+}
+
+// ended waits for requests that were cut to let go of the store.
+func (s *Server) ended() error {
+	done := make(chan struct{})
+	go func() {
+		s.active.Wait()
+		close(done)
+	}()
+	select {
+	case <-done:
+		return nil
+	case <-time.After(cutGrace):
+		return ErrStuck
+	}
 }
 
 func (s *Server) accept(srv *http.Server, l net.Listener) error {

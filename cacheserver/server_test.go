@@ -344,3 +344,19 @@ func TestAListenerThatBreaksIsAnError(t *testing.T) {
 		t.Error(err)
 	}
 }
+
+func TestTheStoreIsLetGoOf(t *testing.T) {
+	st, url := slowStore(t)
+	r := start(t, Options{Store: st, DrainTimeout: time.Millisecond})
+	c := r.dial("GET " + url + " HTTP/1.1\r\nHost: x\r\n\r\n")
+	<-st.half
+	if err := r.end(); err != nil {
+		t.Error(err)
+	}
+	select {
+	case <-st.ended: // by the time that Serve has returned
+	default:
+		t.Error("the store is still in use")
+	}
+	_ = c.Close()
+}

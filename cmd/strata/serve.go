@@ -108,7 +108,11 @@ func runServe(ctx context.Context, g *globals, o serveOptions) (err error) {
 	if so.Store, err = g.open(ctx); err != nil {
 		return err
 	}
-	defer closeWith(so.Store, &err)
+	defer func() {
+		if !errors.Is(err, cacheserver.ErrStuck) {
+			closeWith(so.Store, &err)
+		}
+	}()
 	s, err := cacheserver.New(so)
 	if err != nil {
 		return err
