@@ -7,7 +7,6 @@ import (
 	"sync"
 
 	"github.com/strata-nix/strata/narinfo"
-	"github.com/strata-nix/strata/nixhash"
 	"github.com/strata-nix/strata/store"
 	"github.com/strata-nix/strata/storepath"
 )
