@@ -9,6 +9,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -122,34 +123,34 @@ func TestImportSkips(t *testing.T) {
 	if _, err := importAll(t, s, offers(chain[:5]), store.ImportOptions{}); err != nil {
 		t.Fatal(err)
 	}
-	opened := 0
+	var opened atomic.Int32
 	imports := offers(chain)
 	for i := range imports {
 		open := imports[i].Offers[0].Open
 		imports[i].Offers[0].Open = func(ctx context.Context) (io.ReadCloser, error) {
-			opened++
+			opened.Add(1)
 			return open(ctx)
 		}
 	}
 	objects.Calls()
 	got, err := importAll(t, s, imports, store.ImportOptions{Jobs: 1})
-	if err != nil || opened != 5 || len(got.from) != 5 {
-		t.Errorf("%d opened, %d taken, %v", opened, len(got.from), err)
+	if err != nil || opened.Load() != 5 || len(got.from) != 5 {
+		t.Errorf("%d opened, %d taken, %v", opened.Load(), len(got.from), err)
 	}
 	for _, c := range objects.Calls() {
 		if strings.HasPrefix(c, "put") && strings.Contains(c, chain[0].Path().HashPart()) {
 			t.Errorf("%s", c)
 		}
 	}
-	if _, err := importAll(t, s, imports, store.ImportOptions{}); err != nil || opened != 5 {
-		t.Errorf("all there: %d opened, %v", opened, err)
+	if _, err := importAll(t, s, imports, store.ImportOptions{}); err != nil || opened.Load() != 5 {
+		t.Errorf("all there: %d opened, %v", opened.Load(), err)
 	}
 	if calls := objects.Calls(); len(calls) != 0 {
 		t.Errorf("all there, and known to be: %q", calls)
 	}
 	// Repair takes them all again.
-	if _, err := importAll(t, s, imports, store.ImportOptions{AddOptions: store.AddOptions{Repair: true}}); err != nil || opened != 15 {
-		t.Errorf("repair: %d opened, %v", opened, err)
+	if _, err := importAll(t, s, imports, store.ImportOptions{AddOptions: store.AddOptions{Repair: true}}); err != nil || opened.Load() != 15 {
+		t.Errorf("repair: %d opened, %v", opened.Load(), err)
 	}
 }
 
