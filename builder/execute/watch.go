@@ -47,8 +47,11 @@ func (w *watch) take(p []byte) {
 	w.mu.Lock()
 	w.heard = time.Now()
 	w.mu.Unlock()
+	room := w.maxSize - w.size
 	w.size += uint64(len(p))
 	if w.maxSize != 0 && w.size > w.maxSize {
+		w.write(p[:room])
+		w.size = w.maxSize
 		w.stop(failf(store.LogLimitExceeded, "building derivation '%s' killed after writing more than %d bytes of log output", w.drv, w.maxSize))
 		return
 	}

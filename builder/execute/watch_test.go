@@ -81,7 +81,7 @@ func TestLimitOfLogSize(t *testing.T) {
 	var got bytes.Buffer
 	var stopped error
 	w := &watch{drv: "x.drv", maxSize: 5, write: func(p []byte) { got.Write(p) }, stop: func(err error) { stopped = err }}
-	w.read(io.MultiReader(strings.NewReader("123"), strings.NewReader("45"), strings.NewReader("6"), strings.NewReader("789")))
+	w.read(io.MultiReader(strings.NewReader("123"), strings.NewReader("4567"), strings.NewReader("89")))
 	var f *failure
 	if !errors.As(stopped, &f) || f.status != store.LogLimitExceeded || f.msg != "building derivation 'x.drv' killed after writing more than 5 bytes of log output" {
 		t.Errorf("%v", stopped)
