@@ -108,11 +108,7 @@ func (o copyOptions) copy(ctx context.Context, t *transfer) error {
 	if err := t.run(ctx, func(storepath.Path) {}); err != nil {
 		return err
 	}
-	rs, err := o.outputs.realisations(ctx, t.src)
-	if err != nil {
-		return err
-	}
-	return t.realise(ctx, rs)
+	return t.realise(ctx, o.realised)
 }
 
 func closeWith(st store.Store, err *error) {

@@ -38,7 +38,11 @@ func writeManPages(root *cobra.Command, dir string) error {
 func documented(c *cobra.Command) []*cobra.Command {
 	all := []*cobra.Command{c}
 	for _, sub := range c.Commands() {
-		if sub.IsAvailableCommand() && sub.Name() != "help" {
+		switch {
+		case !sub.IsAvailableCommand() || sub.Name() == "help":
+		case sub.Name() == "completion": // one page is enough for all shells
+			all = append(all, sub)
+		default:
 			all = append(all, documented(sub)...)
 		}
 	}

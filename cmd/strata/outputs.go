@@ -5,6 +5,7 @@ import (
 	"context"
 	"fmt"
 	"io"
+	"maps"
 	"slices"
 	"strings"
 
@@ -37,75 +38,83 @@ func parseOutputs(dir storepath.Dir, args []string) (outputs wantedOutputs, rest
 	return outputs, rest, nil
 }
 
-// paths finds what the outputs are in a store that has the derivations.
-func (w wantedOutputs) paths(ctx context.Context, st store.Store) ([]storepath.Path, error) {
+// resolve finds what the outputs are in a store that has the derivations: their
+// paths and, of those that are content-addressed, what the store knows of how they came about, so
+// that whoever gets the outputs also learns what made them.
+func (w wantedOutputs) resolve(ctx context.Context, st store.Store) (paths []storepath.Path, rs []*store.Realisation, err error) {
 	if len(w) == 0 {
-		return nil, nil
+		return nil, nil, nil
 	}
 	q, err := store.Need[store.OutputQuerier](st, "queryDerivationOutputMap")
 	if err != nil {
-		return nil, err
+		return nil, nil, err
 	}
-	var paths []storepath.Path
+	hasher := derivation.NewHasher(st.Dir(), func(ctx context.Context, drv storepath.Path) (*derivation.Derivation, error) {
+		return readDerivation(ctx, st, drv)
+	})
 	for _, d := range w {
 		known, err := q.DerivationOutputs(ctx, d.Path)
 		if err != nil {
-			return nil, err
+			return nil, nil, err
 		}
-		for _, name := range outputNames(d, known) {
-			p, ok := known[name]
-			if !ok || p.IsZero() {
-				return nil, &absentError{fmt.Sprintf("'%s' has no output '%s', or it was not built", st.Dir().Print(d.Path), name)}
+		realised, err := realisationsOf(ctx, st, hasher, d.Path)
+		if err != nil {
+			return nil, nil, err
+		}
+		names := d.Outputs
+		if d.WantsAll() {
+			names = slices.Sorted(maps.Keys(known))
+		}
+		for _, name := range names {
+			p := known[name]
+			if r := realised[name]; r != nil {
+				p = r.OutPath
+				rs = append(rs, r)
+			}
+			if p.IsZero() {
+				return nil, nil, &absentError{fmt.Sprintf("'%s' has no output '%s', or it was not built", st.Dir().Print(d.Path), name)}
 			}
 			paths = append(paths, p)
 		}
 	}
-	return paths, nil
+	return paths, rs, nil
 }
 
-// outputNames are the names that are wanted of those that there are.
-func outputNames[V any](d derivation.DerivedPath, all map[string]V) []string {
-	if !d.WantsAll() {
-		return d.Outputs
-	}
-	var names []string
-	for name := range all {
-		names = append(names, name)
-	}
-	slices.Sort(names)
-	return names
-}
-
-// realisations gives what src knows of the outputs of content-addressed
-// derivations, so that whoever gets the outputs also learns what made them, and the paths that
-// such a realisation depends on. Others have none.
-func (w wantedOutputs) realisations(ctx context.Context, src store.Store) ([]*store.Realisation, error) {
-	q, ok := store.As[store.RealisationQuerier](src)
-	if !ok || len(w) == 0 {
+// realisationsOf gives what a store knows of the outputs of a derivation, by their
+// names. Only outputs whose paths nobody could know beforehand have some.
+func realisationsOf(ctx context.Context, st store.Store, hasher *derivation.Hasher, drv storepath.Path) (map[string]*store.Realisation, error) {
+	q, ok := store.As[store.RealisationQuerier](st)
+	if !ok {
 		return nil, nil
 	}
-	read := func(ctx context.Context, drv storepath.Path) (*derivation.Derivation, error) {
-		return readDerivation(ctx, src, drv)
+	d, err := readDerivation(ctx, st, drv)
+	if err != nil {
+		return nil, err
 	}
-	hasher := derivation.NewHasher(src.Dir(), read)
+	m, err := hasher.Modulo(ctx, d)
+	if err != nil {
+		return nil, err
+	}
 	var ids []store.DrvOutput
-	for _, d := range w {
-		drv, err := read(ctx, d.Path)
-		if err != nil {
-			return nil, err
+	for name, o := range d.Outputs {
+		if m.Deferred || !o.Kind.HasKnownPath() {
+			ids = append(ids, store.DrvOutput{DrvHash: m.Hashes[name], Output: name})
 		}
-		m, err := hasher.Modulo(ctx, drv)
-		if err != nil {
-			return nil, err
-		}
-		for _, name := range outputNames(d, drv.Outputs) {
-			if k := drv.Outputs[name].Kind; m.Deferred || k == derivation.Floating || k == derivation.Deferred {
-				ids = append(ids, store.DrvOutput{DrvHash: m.Hashes[name], Output: name})
-			}
-		}
+	}
+	if len(ids) == 0 {
+		return nil, nil
 	}
 	found, err := q.Realisations(ctx, ids)
-	return slices.DeleteFunc(found, func(r *store.Realisation) bool { return r == nil }), err
+	if err != nil {
+		return nil, err
+	}
+	realised := map[string]*store.Realisation{}
+	for _, r := range found {
+		if r != nil {
+			realised[r.ID.Output] = r
+		}
+	}
+	return realised, nil
 }
 
 // maxDerivation is more than a derivation has, in bytes.

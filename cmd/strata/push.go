@@ -12,7 +12,6 @@ import (
 
 	"github.com/strata-nix/strata/activity"
 	"github.com/strata-nix/strata/compress"
-	"github.com/strata-nix/strata/store"
 	"github.com/strata-nix/strata/storepath"
 )
 
@@ -153,11 +152,8 @@ func (o pushOptions) push(ctx context.Context, g *globals, t *transfer) error {
 	} else {
 		err = t.run(ctx, done)
 	}
-	var rs []*store.Realisation
 	if err == nil && !o.dryRun {
-		if rs, err = o.outputs.realisations(ctx, t.src); err == nil {
-			err = t.realise(ctx, rs)
-		}
+		err = t.realise(ctx, o.realised)
 	}
 	if o.json {
 		outErr = g.out.printJSON(struct {

@@ -22,6 +22,8 @@ type selection struct {
 
 	named   []storepath.Path
 	outputs wantedOutputs
+	// realised is what infos found about the outputs of content-addressed derivations.
+	realised []*store.Realisation
 }
 
 // addFlags adds those that choose paths; verb is what happens to them.
@@ -88,10 +90,11 @@ func readLines(file string, r io.Reader) ([]string, error) {
 // infos gives what is known of the paths that are meant, references first. All
 // of them must be valid.
 func (s *selection) infos(ctx context.Context, st store.Store) ([]*store.PathInfo, error) {
-	made, err := s.outputs.paths(ctx, st)
+	made, realised, err := s.outputs.resolve(ctx, st)
 	if err != nil {
 		return nil, err
 	}
+	s.realised = realised
 	paths, err := selectPaths(ctx, st, s.all, append(made, s.named...))
 	if err != nil {
 		return nil, err

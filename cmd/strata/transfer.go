@@ -106,7 +106,7 @@ func (t *transfer) substitute(ctx context.Context) error {
 	if len(t.items) == 0 {
 		return nil
 	}
-	q, err := store.Need[store.SubstituterQuerier](t.dst, "querySubstitutablePaths")
+	q, err := store.Need[store.SubstituterQuerier](t.dst, "querySubstitutablePathInfos")
 	if err != nil {
 		return err
 	}
@@ -114,13 +114,22 @@ func (t *transfer) substitute(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	paths, err := q.SubstitutablePaths(ctx, t.paths())
-	if err != nil || len(paths) == 0 {
+	cas := make([]storepath.ContentAddress, len(t.items))
+	for i, it := range t.items {
+		cas[i] = it.to.CA
+	}
+	found, err := q.Substitutables(ctx, t.paths(), cas)
+	if err != nil {
 		return err
 	}
-	targets := make([]derivation.DerivedPath, len(paths))
-	for i, p := range paths {
-		targets[i] = derivation.DerivedPath{Path: p}
+	var targets []derivation.DerivedPath
+	for _, f := range found {
+		if f != nil {
+			targets = append(targets, derivation.DerivedPath{Path: f.Path})
+		}
+	}
+	if len(targets) == 0 {
+		return nil
 	}
 	results, err := b.BuildPaths(ctx, targets, store.BuildNormal)
 	if err != nil {
