@@ -139,5 +139,3 @@ func beParent(args []string) error {
 	fmt.Println("started")
 	select {}
 }
-
-func posixHabits([]string) error { return nil }
