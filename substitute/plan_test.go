@@ -241,3 +241,19 @@ func TestSubstitutablePaths(t *testing.T) {
 		t.Errorf("without substituters: %v, %v", got, err)
 	}
 }
+
+// A source that answers for another path than it was asked for has said nothing.
+func TestSourceAnswersForAnother(t *testing.T) {
+	o, other := storetest.File(t, dir, "a", "a"), storetest.File(t, dir, "b", "b")
+	lying := newCache()
+	lying.objects[o.Path()] = other
+	w := newWorld(t, local.Options{}, lying, newCache(o))
+	r := newRecord()
+	if got := w.substitute(activity.With(t.Context(), r), o.Path())[0]; got.Status != store.Substituted || lying.opens() > 0 {
+		t.Errorf("%+v", got)
+	}
+	if r.said("asked 'cache://0' for '"+dir.Print(o.Path())+"' but got '"+dir.Print(other.Path())+"'") != 1 {
+		t.Errorf("%q", r.lines)
+	}
+	w.has(o)
+}
