@@ -20,7 +20,6 @@ const maxLine = 64 << 10
 type Lines struct {
 	ctx   context.Context //nolint:containedctx // that of the build, for messages
 	act   *activity.Activity
-	max   int
 	trust bool
 
 	mu      sync.Mutex

@@ -238,7 +238,8 @@ func checkNobodyMoves(parent string) error {
 			mode := info.Mode()
 			// In a sticky directory entries can be changed by their owners only.
 			if mode.Type() != fs.ModeSymlink && mode.Perm()&0o002 != 0 && (leaf || mode&fs.ModeSticky == 0) {
-				return fmt.Errorf("Path \"%s\" is world-writable or a symlink. That's not allowed for security.", dir) //nolint:staticcheck // upstream's words
+				//lint:ignore ST1005 upstream's words
+				return fmt.Errorf("Path \"%s\" is world-writable or a symlink. That's not allowed for security.", dir)
 			}
 			up := filepath.Dir(dir)
 			if up == dir {
