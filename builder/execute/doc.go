@@ -2,14 +2,14 @@
 // sandbox, the builder's process, its log, its limits, hooks, and in the end the
 // registration of what it left.
 //
-// Whoever calls [Executor.Build] has resolved the derivation, has made its inputs valid
-// and temporary roots, holds the locks of its outputs, and has a slot for it. A
-// build that fails is a result and not an error.
+// Whoever calls [Executor.Build] has resolved the derivation, has made its
+// inputs valid and temporary roots, holds the locks of its outputs, and has a
+// slot for it. A build that fails is a result and not an error.
 //
 // What is on disk meanwhile, with upstream's names where it has them:
 //
 //	<build-dir>/strata-<pid>-<n>/         0700, locked (flock) while the build runs
-//	<build-dir>/strata-<pid>-<n>/build    the builder's TMPDIR, seen as /build in a sandbox
+//	<build-dir>/strata-<pid>-<n>/build    TMPDIR of a sandboxed builder, its /build (of others it is the one above)
 //	<store>/<drv>.chroot/root/…           what the sandbox sees as its own store
 //	<log-dir>/drvs/<2>/<rest>[.bz2]       the log
 //

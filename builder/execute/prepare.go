@@ -4,18 +4,24 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"path/filepath"
+	"slices"
 	"strings"
 
 	"github.com/strata-nix/strata/builder/environment"
 	"github.com/strata-nix/strata/derivation"
 	"github.com/strata-nix/strata/nar"
 	"github.com/strata-nix/strata/store"
+	"github.com/strata-nix/strata/storepath"
 )
 
 // prepare makes all that the builder finds.
 func (b *build) prepare(ctx context.Context) (err error) {
 	if b.scratch, err = newScratch(b.dir, b.job, b.apart); err != nil {
+		return err
+	}
+	if err := b.takeRoots(ctx); err != nil {
 		return err
 	}
 	if err := b.clearPlaces(ctx); err != nil {
@@ -50,6 +56,19 @@ func checkCommand(drv *derivation.Basic) error {
 		}
 	}
 	return nil
+}
+
+// takeRoots keeps garbage collections from what is not valid yet: by its hash part
+// the derivation keeps its .chroot, and scratch paths may lie in the store.
+func (b *build) takeRoots(ctx context.Context) error {
+	if b.job.Roots == nil {
+		return nil
+	}
+	paths := []storepath.Path{b.job.DrvPath}
+	if !b.apart {
+		paths = slices.AppendSeq(paths, maps.Values(b.scratch.paths))
+	}
+	return b.job.Roots.Add(ctx, storepath.SortUnique(paths))
 }
 
 // clearPlaces removes what lies where a builder without sandbox is to put its

@@ -207,8 +207,8 @@ func (r *restricted) EnsurePath(_ context.Context, p storepath.Path) error {
 	return nil
 }
 
-// Add adds an object, which becomes an input.
-func (r *restricted) Add(ctx context.Context, info *store.PathInfo, nar io.Reader, o store.AddOptions) error {
+// Add adds an object, which becomes an input. A builder repairs nothing.
+func (r *restricted) Add(ctx context.Context, info *store.PathInfo, nar io.Reader, _ store.AddOptions) error {
 	a, err := store.Need[store.Adder](r.next, "addToStore")
 	if err != nil {
 		return err
@@ -216,14 +216,14 @@ func (r *restricted) Add(ctx context.Context, info *store.PathInfo, nar io.Reade
 	if err := r.checkReferences(info.Path, info.References); err != nil {
 		return err
 	}
-	if err := a.Add(ctx, info, nar, store.AddOptions{Repair: o.Repair, Roots: r.roots}); err != nil {
+	if err := a.Add(ctx, info, nar, store.AddOptions{Roots: r.roots}); err != nil {
 		return err
 	}
 	return r.add(ctx, info.Path)
 }
 
 // AddDump adds an object, which becomes an input.
-func (r *restricted) AddDump(ctx context.Context, d store.Dump, o store.AddOptions) (*store.PathInfo, error) {
+func (r *restricted) AddDump(ctx context.Context, d store.Dump, _ store.AddOptions) (*store.PathInfo, error) {
 	a, err := store.Need[store.DumpAdder](r.next, "addToStoreFromDump")
 	if err != nil {
 		return nil, err
@@ -231,7 +231,7 @@ func (r *restricted) AddDump(ctx context.Context, d store.Dump, o store.AddOptio
 	if err := r.checkReferences(storepath.Path{}, d.References); err != nil {
 		return nil, err
 	}
-	info, err := a.AddDump(ctx, d, store.AddOptions{Repair: o.Repair, Roots: r.roots})
+	info, err := a.AddDump(ctx, d, store.AddOptions{Roots: r.roots})
 	if err != nil {
 		return nil, err
 	}
