@@ -2,6 +2,7 @@ package worker
 
 import (
 	"errors"
+	"io"
 	"os/exec"
 	"strings"
 	"testing"
@@ -9,6 +10,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/strata-nix/strata/internal/testenv"
+	"github.com/strata-nix/strata/store"
 )
 
 func shell(t *testing.T, script string) Dialer {
@@ -75,4 +77,37 @@ func TestOnlyTheLastOfALongStoryIsKept(t *testing.T) {
 	if got := s.String(); len(got) > maxLastWords || !strings.HasSuffix(got, "the end") {
 		t.Errorf("%d bytes: %q", len(got), got)
 	}
+}
+
+// The daemon of each release of stock Nix serves a connection on its standard
+// input and output, as it does behind ssh.
+func TestStockDaemonOnStandardInput(t *testing.T) {
+	testenv.EachNix(t, func(t *testing.T, nix *testenv.NixEnv) {
+		path := nix.Run(t, "nix-store", "--add", nix.WriteFile(t, "hello", "hello\n"))
+		c, err := NewClient(t.Context(), DialCommand(func() (*exec.Cmd, error) {
+			return nix.Command(t.Context(), "nix-daemon", "--stdio"), nil
+		}), ClientOptions{URI: "ssh-ng://stock"})
+		if err != nil {
+			t.Fatal(err)
+		}
+		p, err := c.Dir().Parse(path)
+		if err != nil {
+			t.Fatal(err)
+		}
+		info, err := store.PathInfoOf(t.Context(), c, p)
+		if err != nil {
+			t.Fatal(err)
+		}
+		r, err := store.OpenNar(t.Context(), c, p)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if n, err := io.Copy(io.Discard, r); err != nil || uint64(n) != info.NarSize {
+			t.Errorf("%d bytes of %d, %v", n, info.NarSize, err)
+		}
+		_ = r.Close()
+		if err := c.Close(); err != nil {
+			t.Error(err)
+		}
+	})
 }
