@@ -1,11 +1,9 @@
 package sandbox
 
 import (
-	"bytes"
 	"encoding/json"
 	"errors"
 	"fmt"
-	"io"
 	"os"
 	"os/exec"
 	"strconv"
@@ -69,16 +67,17 @@ func (s *keeperSpec) bwrapArgs(cover string, entry []string) []string {
 	return append(append(args, "--"), entry...)
 }
 
-// bwrapChild reads the number of the process that becomes the builder.
-func bwrapChild(info io.Reader) (int, error) {
+// bwrapChild finds the number of the process that becomes the builder in what bwrap
+// says of it.
+func bwrapChild(info []byte) (int, error) {
 	var v struct {
 		Child int `json:"child-pid"`
 	}
-	if err := json.NewDecoder(info).Decode(&v); err != nil {
+	if err := json.Unmarshal(info, &v); err != nil {
 		return 0, err
 	}
 	if v.Child <= 1 {
-		return 0, fmt.Errorf("process number %d", v.Child)
+		return 0, fmt.Errorf("its child is number %d", v.Child)
 	}
 	return v.Child, nil
 }
@@ -95,19 +94,10 @@ func (s *keeperSpec) mapRange(pid int) error {
 	return nil
 }
 
-// tail keeps the first bytes of what is written, enough for an error message.
-type tail struct{ bytes.Buffer }
-
-const maxComplaint = 4 << 10
-
-func (t *tail) Write(p []byte) (int, error) {
-	t.Buffer.Write(p[:min(len(p), maxComplaint-t.Len())])
-	return len(p), nil
-}
-
 // complaint is what bwrap said when it failed.
-func (t *tail) complaint() error {
-	s := strings.TrimSpace(t.String())
+func complaint(said []byte) error {
+	const most = 4 << 10 // of a pipe that holds 64 KiB
+	s := strings.TrimSpace(strings.ToValidUTF8(string(said[:min(len(said), most)]), "?"))
 	if s == "" {
 		s = "it ended without a word"
 	}

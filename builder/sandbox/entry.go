@@ -5,11 +5,11 @@ import (
 	"errors"
 	"fmt"
 	"os"
-	"os/signal"
 	"runtime"
 	"slices"
 	"strconv"
 	"syscall"
+	"unsafe"
 
 	"golang.org/x/sys/unix"
 )
@@ -138,9 +138,9 @@ func resetProcess() error {
 	if _, err := unix.Setsid(); err != nil && !errors.Is(err, unix.EPERM) { // EPERM: it is one already
 		return fmt.Errorf("setsid: %w", err)
 	}
-	// A signal that is ignored stays so for the builder; one that is caught does not.
-	signal.Notify(make(chan os.Signal, 1), unix.SIGHUP, unix.SIGINT, unix.SIGQUIT, unix.SIGPIPE, unix.SIGTERM,
-		unix.SIGCHLD, unix.SIGUSR1, unix.SIGUSR2)
+	for n := unix.SIGHUP; n < firstRealTime; n++ {
+		resetSignal(n)
+	}
 	unix.Umask(0o022)
 	var core unix.Rlimit
 	if err := unix.Getrlimit(unix.RLIMIT_CORE, &core); err != nil {
@@ -151,6 +151,21 @@ func resetProcess() error {
 		return fmt.Errorf("setrlimit: %w", err)
 	}
 	return nil
+}
+
+// firstRealTime is the number of the first signal that has no meaning by itself.
+const firstRealTime = unix.Signal(32)
+
+// resetSignal makes a signal that is ignored do again what it does by default, for
+// the builder as well. Those that are caught will, when he is executed; and
+// to catch one for a moment would start a thread.
+func resetSignal(n unix.Signal) {
+	var action, none [4]uintptr // struct sigaction, whose first word is the handler
+	const ignore, setSize = 1, 8
+	_, _, errno := unix.RawSyscall6(unix.SYS_RT_SIGACTION, uintptr(n), 0, uintptr(unsafe.Pointer(&action)), setSize, 0, 0)
+	if errno == 0 && action[0] == ignore {
+		_, _, _ = unix.RawSyscall6(unix.SYS_RT_SIGACTION, uintptr(n), uintptr(unsafe.Pointer(&none)), 0, setSize, 0, 0)
+	}
 }
 
 // mountSys gives the root of a uid range the /sys of its network namespace in

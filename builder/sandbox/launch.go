@@ -1,7 +1,8 @@
 package sandbox
 
 import (
-	"bufio"
+	"bytes"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
@@ -12,44 +13,40 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// launch is the way from the keeper to a builder that has been executed.
+// launch is the way from the keeper to a builder that has been executed. Files are
+// numbers in it: an os.File would start the machinery that waits for many.
 type launch struct {
 	*keeper
-	status   *bufio.Reader // what entry says
-	word     *os.File      // a byte lets entry become the builder
-	info     *os.File      // what bwrap says of its child
-	block    *os.File      // a byte tells bwrap that ids are mapped
-	said     tail          // what bwrap, or entry, complains of
-	saidAll  chan struct{} // closed when they have said all
-	loader   *loader       // of this program, or nil
-	children []*os.File    // files of the child, closed when it has them
+	status   stream // what entry says
+	info     stream // what bwrap says of its child
+	said     stream // what bwrap complains of
+	word     int    // a byte lets entry become the builder
+	block    int    // a byte tells bwrap that ids are mapped
+	loader   *loader
+	children []int // files of the child, closed when it has them
 }
 
 // launch returns the number of the builder, a child of the keeper's.
 func (k *keeper) launch() (int, error) {
-	l := &launch{keeper: k, saidAll: make(chan struct{})}
+	l := &launch{keeper: k}
 	first, err := l.fork()
 	if err != nil {
 		return 0, err
 	}
 	builder, err := l.guide(first)
-	if err == nil || errors.Is(err, errKilled) {
-		return builder, err
-	}
-	if errors.Is(err, io.EOF) { // it died without a report
+	if errors.Is(err, io.EOF) || errors.Is(err, unix.EPIPE) { // it died without a report
 		k.killAll()
-		<-l.saidAll
-		err = &SetupError{Step: "start bubblewrap", Err: l.said.complaint()}
+		err = &SetupError{Step: "start bubblewrap", Err: complaint(l.said.rest())}
 	}
-	return 0, err
+	return builder, err
 }
 
 // fork starts bwrap, or without isolation entry.
 func (l *launch) fork() (int, error) {
 	files, err := l.files()
 	defer func() {
-		for _, f := range l.children {
-			f.Close()
+		for _, fd := range l.children {
+			unix.Close(fd)
 		}
 	}()
 	if err != nil {
@@ -82,45 +79,57 @@ func (l *launch) entryArgs(command []string) []string {
 
 // files makes what the child is started with: see the list beside entrySpecFD.
 func (l *launch) files() ([]uintptr, error) {
-	null, err := os.OpenFile(os.DevNull, os.O_RDWR, 0)
-	if err != nil {
-		return nil, err
-	}
-	self, err := os.Open("/proc/self/exe")
-	if err != nil {
-		return nil, err
-	}
-	var pipes [5][2]*os.File // status, word, info, block, said
-	for i := range pipes {
-		if pipes[i][0], pipes[i][1], err = pipe(); err != nil {
-			return nil, err
+	l.children = []int{keeperEntry, keeperOutput}
+	open := func(name string, flags int) (int, error) {
+		fd, err := unix.Open(name, flags|unix.O_CLOEXEC, 0)
+		if err == nil {
+			l.children = append(l.children, fd)
 		}
+		return fd, err
 	}
-	status, word, info, block, said := pipes[0], pipes[1], pipes[2], pipes[3], pipes[4]
-	l.status, l.word, l.info, l.block = bufio.NewReader(status[0]), word[1], info[0], block[1]
-	go func() {
-		defer close(l.saidAll)
-		_, _ = io.Copy(&l.said, said[0])
-	}()
-	spec, output := os.NewFile(keeperEntry, "spec"), os.NewFile(keeperOutput, "output")
-	l.children = []*os.File{null, self, status[1], word[0], info[1], block[0], said[1], spec, output}
+	null, err := open(os.DevNull, unix.O_RDWR)
+	if err != nil {
+		return nil, fmt.Errorf("open %s: %w", os.DevNull, err)
+	}
+	self, err := open("/proc/self/exe", unix.O_RDONLY)
+	if err != nil {
+		return nil, fmt.Errorf("open the running program: %w", err)
+	}
+	pipe := func(ours, theirs int) (fds [2]int) {
+		if err == nil {
+			err = unix.Pipe2(fds[:], unix.O_CLOEXEC)
+		}
+		if err == nil {
+			l.children = append(l.children, fds[theirs])
+		}
+		return fds
+	}
+	const reading, writing = 0, 1
+	status, info, said := pipe(reading, writing), pipe(reading, writing), pipe(reading, writing)
+	word, block := pipe(writing, reading), pipe(writing, reading)
+	if err != nil {
+		return nil, fmt.Errorf("pipe: %w", err)
+	}
+	l.status.fd, l.info.fd, l.said.fd, l.word, l.block = status[reading], info[reading], said[reading], word[writing], block[writing]
 	files := make([]uintptr, bwrapBlock+1)
-	for fd, f := range map[int]*os.File{
-		0: null, 1: said[1], 2: said[1],
-		entrySpecFD: spec, entryStatus: status[1], entryGo: word[0], entryOutput: output, entrySelf: self,
-		bwrapInfo: info[1], bwrapBlock: block[0],
+	for fd, file := range map[int]int{
+		0: null, 1: said[writing], 2: said[writing],
+		entrySpecFD: keeperEntry, entryStatus: status[writing], entryGo: word[reading], entryOutput: keeperOutput, entrySelf: self,
+		bwrapInfo: info[writing], bwrapBlock: block[reading],
 	} {
-		files[fd] = f.Fd()
+		files[fd] = uintptr(file)
 	}
 	if l.loader, err = findLoader(); err != nil || l.loader == nil {
 		return files, err
 	}
-	loaded, err := l.loader.open()
-	l.children = append(l.children, loaded...)
-	for _, f := range loaded {
-		files = append(files, f.Fd())
+	for _, name := range append([]string{l.loader.interpreter}, l.loader.dirs...) {
+		fd, err := open(name, unix.O_RDONLY)
+		if err != nil {
+			return nil, fmt.Errorf("open %s: %w", name, err)
+		}
+		files = append(files, uintptr(fd))
 	}
-	return files, err
+	return files, nil
 }
 
 // guide sees the child through to the execution of the builder.
@@ -128,19 +137,23 @@ func (l *launch) guide(first int) (builder int, err error) {
 	builder = first
 	if l.root != nil {
 		// bwrap writes before it does anything that can fail later.
-		if builder, err = during(l, func() (int, error) { return bwrapChild(l.info) }); err != nil {
+		text, err := l.info.until(l.keeper, '}')
+		if err != nil {
 			return 0, err
+		}
+		if builder, err = bwrapChild(text); err != nil {
+			return 0, &SetupError{Step: "understand bubblewrap", Err: err}
 		}
 		if l.s.Count > 1 {
 			if err := l.s.mapRange(builder); err != nil {
 				return 0, &SetupError{Step: "map the range of user ids", Err: err}
 			}
-			if _, err := l.block.Write([]byte{1}); err != nil {
+			if _, err := unix.Write(l.block, []byte{1}); err != nil {
 				return 0, err
 			}
 		}
 	}
-	if _, err := during(l, l.hear); err != nil {
+	if err := l.hear(); err != nil {
 		return 0, err
 	}
 	for _, m := range l.late {
@@ -153,46 +166,28 @@ func (l *launch) guide(first int) (builder int, err error) {
 			return 0, &SetupError{Step: "take the builder over from bubblewrap", Err: err}
 		}
 	}
-	if _, err := l.word.Write([]byte{1}); err != nil {
+	if _, err := unix.Write(l.word, []byte{1}); err != nil {
 		return 0, err
 	}
-	// The end of its status without a report is that of entry, which is the builder now.
-	if _, err := during(l, l.hear); !errors.Is(err, io.EOF) {
+	// The end of the status without a report is that of entry, which is the builder now.
+	if err := l.hear(); !errors.Is(err, io.EOF) {
 		return 0, err
 	}
 	return builder, nil
 }
 
-// hear waits for what entry says.
-func (l *launch) hear() (struct{}, error) {
-	line, err := l.status.ReadString('\n')
-	if err != nil {
-		return struct{}{}, err
+// hear waits for what entry says: that it is ready, nothing any more (io.EOF), or
+// what went wrong.
+func (l *launch) hear() error {
+	line, err := l.status.until(l.keeper, '\n')
+	if err != nil || string(line) == readyLine {
+		return err
 	}
-	if ready, failed := parseWord(line); !ready {
-		return struct{}{}, failed
+	failed := new(report)
+	if err := json.Unmarshal(line, failed); err != nil {
+		return fmt.Errorf("the last step before the builder said %q", line)
 	}
-	return struct{}{}, nil
-}
-
-// during waits for f, or until everything is to end.
-func during[T any](l *launch, f func() (T, error)) (T, error) {
-	type result struct {
-		v   T
-		err error
-	}
-	done := make(chan result, 1)
-	go func() {
-		v, err := f()
-		done <- result{v, err}
-	}()
-	select {
-	case r := <-done:
-		return r.v, r.err
-	case <-l.kill:
-		var none T
-		return none, errKilled
-	}
+	return failed
 }
 
 // relieve ends the part of bwrap that waits outside for the builder, so that he
@@ -202,9 +197,55 @@ func relieve(monitor int) error {
 	if err := unix.Kill(monitor, unix.SIGKILL); err != nil {
 		return fmt.Errorf("kill: %w", err)
 	}
+	return waitFor(monitor)
+}
+
+// A stream is the reading end of a pipe from a child.
+type stream struct {
+	fd   int
+	read []byte // and not yet taken
+}
+
+// until waits for text up to and with a byte. It ends with the keeper's orders.
+func (s *stream) until(k *keeper, end byte) ([]byte, error) {
 	for {
-		if err := waitFor(monitor); !errors.Is(err, unix.EINTR) {
-			return err
+		if i := bytes.IndexByte(s.read, end); i >= 0 {
+			text := s.read[:i+1]
+			s.read = s.read[i+1:]
+			return text, nil
+		}
+		ready, err := k.poll(s.fd, -1)
+		if err != nil {
+			return nil, err
+		}
+		if !ready {
+			continue
+		}
+		if err := s.more(); err != nil {
+			return nil, err
 		}
 	}
+}
+
+// more reads once.
+func (s *stream) more() error {
+	buf := make([]byte, 4<<10)
+	n, err := unix.Read(s.fd, buf)
+	switch {
+	case errors.Is(err, unix.EINTR):
+		return nil
+	case err != nil:
+		return err
+	case n == 0:
+		return io.EOF
+	}
+	s.read = append(s.read, buf[:n]...)
+	return nil
+}
+
+// rest is all that there is, when nobody can write any more.
+func (s *stream) rest() []byte {
+	for s.more() == nil {
+	}
+	return s.read
 }

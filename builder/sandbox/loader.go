@@ -80,19 +80,6 @@ func parseMaps(maps string, base uint64) *loader {
 	return l
 }
 
-// open opens what the loader needs, in the order of command's file numbers.
-func (l *loader) open() ([]*os.File, error) {
-	var files []*os.File
-	for _, name := range append([]string{l.interpreter}, l.dirs...) {
-		f, err := os.Open(name)
-		if err != nil {
-			return files, err
-		}
-		files = append(files, f)
-	}
-	return files, nil
-}
-
 // command is the beginning of a command line that starts this program.
 func (l *loader) command() []string {
 	if l == nil {

@@ -60,7 +60,7 @@ func init() {
 var selfPath = fmt.Sprintf("/proc/self/fd/%d", entrySelf)
 
 // stageEnv is the environment of the stages: they live for a moment, or wait.
-var stageEnv = []string{"GOGC=off", "GOMAXPROCS=1"}
+var stageEnv = []string{"GOGC=off", "GOMEMLIMIT=64MiB", "GOMAXPROCS=1"}
 
 // keeperSpec is what the keeper is told.
 type keeperSpec struct {
@@ -153,17 +153,23 @@ func sealed(name string, v any) (*os.File, error) {
 	return f, nil
 }
 
-// unsealed reads what sealed wrote.
+// unsealed reads what sealed wrote, and closes it.
 func unsealed(fd int, v any) error {
-	f := os.NewFile(uintptr(fd), "spec")
-	defer f.Close()
+	defer unix.Close(fd)
 	var st unix.Stat_t
 	if err := unix.Fstat(fd, &st); err != nil {
 		return err
 	}
 	b := make([]byte, st.Size)
-	if _, err := io.ReadFull(io.NewSectionReader(f, 0, st.Size), b); err != nil {
-		return err
+	for done := 0; done < len(b); {
+		n, err := unix.Pread(fd, b[done:], int64(done))
+		if err == nil && n == 0 {
+			err = io.ErrUnexpectedEOF
+		}
+		if err != nil && !errors.Is(err, unix.EINTR) {
+			return err
+		}
+		done += max(n, 0)
 	}
 	return json.Unmarshal(b, v)
 }

@@ -179,15 +179,18 @@ func buildUser(t testing.TB, isRange bool) *sandbox.User {
 	return u
 }
 
-// pool is one that all tests share, so that no two have the same user.
+// pool is one that all tests of this package share, also those of several
+// processes, with ids that no other package's tests have: who takes a user kills
+// what runs as him.
 func pool(t testing.TB) sandbox.Users {
-	return sandbox.Users{StateDir: sharedState(t), Auto: &sandbox.IDRange{Start: sandbox.DefaultStartID, Count: sandbox.DefaultIDCount}}
-}
-
-func sharedState(t testing.TB) string {
-	dir := filepath.Join(os.TempDir(), "strata-sandbox-test")
-	if err := os.MkdirAll(dir, 0o755); err != nil {
+	t.Helper()
+	cache, err := testenv.CacheDir()
+	if err != nil {
 		t.Fatal(err)
 	}
-	return dir
+	const firstID = 0x33000000
+	return sandbox.Users{
+		StateDir: filepath.Join(cache, "sandbox-users"),
+		Auto:     &sandbox.IDRange{Start: firstID, Count: 64 * sandbox.RangeSize},
+	}
 }
