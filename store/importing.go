@@ -74,8 +74,26 @@ func (e *DependencyError) Error() string {
 // NarSource for a store in which that is the natural direction.
 type NarOpener interface {
 	// OpenNar begins to give the NAR of a valid path. That it is not the promised
-	// one turns out at the latest at its end. The caller closes the reader.
+	// one turns out at the latest at its end, see also Verifying. The caller closes
+	// the reader.
 	OpenNar(ctx context.Context, p storepath.Path) (io.ReadCloser, error)
+}
+
+// verifying marks a context.
+type verifying struct{}
+
+// Verifying gives a context in which to open a NAR that the caller compares with its
+// hash and size himself, before anything can see what it holds. A store that would
+// compare the hash on the way can leave that to him; NARs are large, and to hash them
+// twice is half of what reading them costs.
+func Verifying(ctx context.Context) context.Context {
+	return context.WithValue(ctx, verifying{}, true)
+}
+
+// IsVerifying tells that a context comes from Verifying.
+func IsVerifying(ctx context.Context) bool {
+	_, ok := ctx.Value(verifying{}).(bool)
+	return ok
 }
 
 // OpenNar opens the NAR of a valid path of a store that has either of the
@@ -90,19 +108,27 @@ func OpenNar(ctx context.Context, s Store, p storepath.Path) (io.ReadCloser, err
 	}
 	ctx, cancel := context.WithCancel(ctx)
 	r, w := io.Pipe()
-	go func() { w.CloseWithError(source.NarFromPath(ctx, p, w)) }()
-	return &pushed{PipeReader: r, cancel: cancel}, nil
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		w.CloseWithError(source.NarFromPath(ctx, p, w))
+	}()
+	return &pushed{PipeReader: r, cancel: cancel, done: done}, nil
 }
 
 // pushed is the reading end of a NAR that is written by another goroutine.
 type pushed struct {
 	*io.PipeReader
 	cancel context.CancelFunc
+	done   chan struct{} // closed when the other goroutine has let go of the store
 }
 
+// Close waits for the other goroutine, as the store may be closed next.
 func (p *pushed) Close() error {
 	p.cancel()
-	return p.PipeReader.Close()
+	err := p.PipeReader.Close()
+	<-p.done
+	return err
 }
 
 // Advertiser is a store that says how it wants to be used as a substituter.

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"bufio"
 	"context"
 	"errors"
 	"fmt"
@@ -82,22 +83,13 @@ func (o *object) absent(rest string) error {
 
 // walkNAR reads the object's archive up to the end of what is asked for.
 func (o *object) walkNAR(ctx context.Context, rest string, depth int, visit visitor) error {
-	src, err := store.Need[store.NarSource](o.st, "narFromPath")
+	archive, err := store.OpenNar(ctx, o.st, o.path)
 	if err != nil {
 		return err
 	}
-	pr, pw := io.Pipe()
-	sent := make(chan struct{})
-	go func() {
-		defer close(sent)
-		pw.CloseWithError(src.NarFromPath(ctx, o.path, pw))
-	}()
-	defer func() { // the store may be closed afterwards
-		_ = pr.Close()
-		<-sent
-	}()
+	defer archive.Close()
 	want, found := strings.TrimPrefix(rest, "/"), false
-	r := nar.NewReader(pr)
+	r := nar.NewReader(bufio.NewReaderSize(archive, 64<<10))
 	for {
 		e, err := r.Next()
 		if err == io.EOF { //nolint:errorlint // Next's contract
