@@ -102,6 +102,9 @@ func TestLies(t *testing.T) {
 				t.Errorf("%s, %s: %v", m, name, err)
 				continue
 			}
+			if gone := name == "no NAR"; errors.Is(err, store.ErrNotValid) != gone || errors.Is(err, binarycache.ErrGone) != gone {
+				t.Errorf("%s, %s: gone or not: %v", m, name, err)
+			}
 			if bad.Cache != s.URI() || bad.File != file || !strings.Contains(err.Error(), c.why) {
 				t.Errorf("%s, %s: %v; want file '%s', %q", m, name, err, file, c.why)
 			}
