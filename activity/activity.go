@@ -130,19 +130,29 @@ func Logf(ctx context.Context, level Level, format string, args ...any) {
 	}
 }
 
-// Warnf tells a warning, with the word before it that people look for.
+// Warnf tells a warning, with the word before it that people look for, and further
+// lines below the first, as Nix shows them.
 func Warnf(ctx context.Context, format string, args ...any) {
-	Logf(ctx, Warn, "warning: "+format, args...)
+	say(ctx, Warn, "warning: ", format, args...)
 }
 
-// Errorf tells an error, with the word before it that people look for, and further
-// lines below the first, as Nix shows errors.
+// Errorf tells an error likewise.
 func Errorf(ctx context.Context, format string, args ...any) {
-	if p := at(ctx); p.sink != nil {
-		const word = "error: "
-		text := strings.TrimRight(fmt.Sprintf(format, args...), "\n")
-		p.sink.Log(Error, word+strings.ReplaceAll(text, "\n", "\n"+strings.Repeat(" ", len(word))))
+	say(ctx, Error, "error: ", format, args...)
+}
+
+func say(ctx context.Context, level Level, word, format string, args ...any) {
+	p := at(ctx)
+	if p.sink == nil {
+		return
 	}
+	lines := strings.Split(strings.TrimRight(fmt.Sprintf(format, args...), "\n"), "\n")
+	for i, line := range lines {
+		if i > 0 && line != "" {
+			lines[i] = strings.Repeat(" ", len(word)) + line
+		}
+	}
+	p.sink.Log(level, word+strings.Join(lines, "\n"))
 }
 
 // SinkOf gives the sink of ctx and the activity that is under way, 0 if none is.

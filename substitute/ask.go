@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"runtime"
 	"slices"
+	"strings"
 	"sync"
 	"sync/atomic"
 
@@ -185,10 +186,10 @@ func (r *request) query(ctx context.Context, a *asked, paths []storepath.Path) [
 	return answers
 }
 
-// named says in an error which source it is of.
+// named says in an error which source it is of, unless it does so itself.
 func (a *asked) named(err error) error {
-	if err == nil {
-		return nil
+	if err == nil || strings.Contains(err.Error(), a.Name) {
+		return err
 	}
 	return fmt.Errorf("asking substituter '%s': %w", a.Name, err)
 }

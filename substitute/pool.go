@@ -48,6 +48,9 @@ type OpenError struct {
 }
 
 func (e *OpenError) Error() string {
+	if name, _, _ := strings.Cut(e.URI, "?"); strings.Contains(e.Err.Error(), name) {
+		return e.Err.Error() // says it all
+	}
 	return fmt.Sprintf("cannot use substituter '%s': %v", e.URI, e.Err)
 }
 
