@@ -43,12 +43,10 @@ func (o *Options) obey(r reader) error {
 	if c.IsSet("log-lines") {
 		r.int("log-lines", &e.LogLines)
 		if e.LogLines == 0 {
-			e.LogLines = -1
+			e.LogLines = -1 // none, and not the default
 		}
 	}
-	size, err := c.Uint("max-build-log-size", e.MaxBuildLogSize)
-	e.MaxBuildLogSize = size
-	r.note(err)
+	r.uint("max-build-log-size", &e.MaxBuildLogSize)
 	r.seconds("max-silent-time", &e.MaxSilentTime)
 	r.seconds("timeout", &e.Timeout)
 	e.SSLCertFile = c.String("ssl-cert-file", e.SSLCertFile)
@@ -67,25 +65,22 @@ func (o *Options) obey(r reader) error {
 }
 
 // Override gives the options of a client that has settings of its own, by their
-// names in nix.conf. Names that are of no concern here are passed over.
+// names in nix.conf. Names that are of no concern here are passed over, and values
+// that make no sense are told by the error.
 func (o Options) Override(settings map[string]string) (Options, error) {
 	c := nixconf.New()
 	origin := nixconf.Origin{File: "the client"}
+	r := reader{c: c, strict: true}
 	// Some settings mean something only with the features of this side.
-	if err := c.Set("experimental-features", strings.Join(o.Execute.Features, " "), origin); err != nil {
-		return o, err
-	}
+	r.note(c.Set("experimental-features", strings.Join(o.Execute.Features, " "), origin))
 	for _, extra := range []bool{false, true} {
 		for _, name := range slices.Sorted(maps.Keys(settings)) {
-			if strings.HasPrefix(name, "extra-") != extra || strings.TrimPrefix(name, "extra-") == "experimental-features" {
-				continue
-			}
-			if err := c.Set(name, settings[name], origin); err != nil {
-				return o, err
+			if strings.HasPrefix(name, "extra-") == extra && strings.TrimPrefix(name, "extra-") != "experimental-features" {
+				r.note(c.Set(name, settings[name], origin))
 			}
 		}
 	}
-	err := o.obey(reader{c: c, strict: true})
+	err := o.obey(r)
 	return o, err
 }
 
@@ -106,33 +101,51 @@ func (r *reader) note(err error) {
 
 func (r *reader) bool(name string, to *bool) {
 	b, err := r.c.Bool(name, *to)
-	*to = b
+	if err == nil {
+		*to = b
+	}
 	r.note(err)
 }
 
 // not is a bool that is kept the other way round.
 func (r *reader) not(name string, to *bool) {
-	b, err := r.c.Bool(name, !*to)
+	b := !*to
+	r.bool(name, &b)
 	*to = !b
-	r.note(err)
 }
 
 func (r *reader) int(name string, to *int) {
-	n, err := r.c.Uint(name, uint64(max(*to, 0)))
+	n := uint64(max(*to, 0))
+	r.uint(name, &n)
 	*to = int(min(n, math.MaxInt32))
+}
+
+func (r *reader) uint(name string, to *uint64) {
+	n, err := r.c.Uint(name, *to)
+	if err == nil {
+		*to = n
+	}
 	r.note(err)
 }
 
 func (r *reader) seconds(name string, to *time.Duration) {
-	n, err := r.c.Uint(name, uint64(*to/time.Second))
+	n := uint64(*to / time.Second)
+	r.uint(name, &n)
 	*to = time.Duration(min(n, math.MaxInt64/uint64(time.Second))) * time.Second //nolint:gosec // just made small enough
-	r.note(err)
 }
 
+// path is an absolute path, or nothing to have the default again.
 func (r *reader) path(name string, to *string) {
+	if r.c.IsSet(name) && r.c.String(name, "") == "" {
+		*to = ""
+		return
+	}
 	p, err := r.c.Path(name, *to)
+	if err != nil {
+		r.note(err)
+		return
+	}
 	*to = p
-	r.note(err)
 }
 
 // keys are those that sign what is built.

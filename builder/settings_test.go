@@ -85,8 +85,16 @@ func TestOverrides(t *testing.T) {
 	for name, value := range map[string]string{
 		"max-jobs": "many", "sandbox": "maybe", "timeout": "-1", "cores": "x", "secret-key-files": "/no/such/file", "build-dir": "relative",
 	} {
-		if _, err := base.Override(map[string]string{name: value}); err == nil {
+		o, err := base.Override(map[string]string{name: value, "keep-going": "true"})
+		if err == nil {
 			t.Errorf("%s = %s was accepted", name, value)
+		}
+		if !o.KeepGoing {
+			t.Errorf("%s = %s keeps other settings from being obeyed", name, value)
+		}
+		o.KeepGoing, o.Execute.Config, base.Execute.Config = false, "", ""
+		if !reflect.DeepEqual(o, base) {
+			t.Errorf("%s = %s changed %+v to %+v", name, value, base, o)
 		}
 	}
 }

@@ -214,3 +214,21 @@ func TestBuildersDieWithTheirClients(t *testing.T) {
 		t.Errorf("%d: %s", status, out)
 	}
 }
+
+// A stock Nix sends us what it does not build itself.
+func TestBuilderOfAStockNix(t *testing.T) {
+	w := newWorkshop(t, false, "extra-experimental-features = ca-derivations")
+	socket := filepath.Join(w.nix.Dir, "socket")
+	here := testenv.Nix(t, newest).WithBind(w.nix.Dir, w.nix.Dir).With("DIR", w.nix.Dir)
+	here.Configure(t, "extra-experimental-features = ca-derivations", "builders = unix://"+socket+"?root="+w.nix.Dir+" x86_64-linux - 2 1 ca-derivations", "builders-use-substitutes = false")
+	for _, name := range []string{"user", "late"} {
+		out := here.Run(t, "nix-build", "--no-out-link", "-j0", w.nix.Dir+"/x.nix", "-A", name)
+		there, status := w.sh(t, "nix-store -q --hash "+out)
+		if status != 0 || strings.TrimSpace(there) != here.Run(t, "nix-store", "-q", "--hash", out) {
+			t.Errorf("%s: %d, %s", out, status, there)
+		}
+	}
+	if said := here.RunFails(t, "nix-build", "--no-out-link", "-j0", w.nix.Dir+"/x.nix", "-A", "bad"); !strings.Contains(said, "builder failed with exit code 3") {
+		t.Error(said)
+	}
+}

@@ -132,7 +132,8 @@ type LogAdder interface {
 // Overridable is a store whose settings a client may change for itself.
 type Overridable interface {
 	// Override gives a view of the same store with other settings, by their names in
-	// nix.conf. Names that the store does not know are passed over. The view shares
+	// nix.conf. Names that the store does not know are passed over, and so are values
+	// that make no sense, which the error beside the view tells of. The view shares
 	// everything with the store; closing it does nothing.
 	Override(settings map[string]string) (Store, error)
 }

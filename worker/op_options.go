@@ -113,7 +113,8 @@ func serveSetOptions(ctx context.Context, s *session) error {
 		if err != nil {
 			// As with a stock daemon, a setting that makes no sense stops nobody.
 			activity.Warnf(ctx, "%v", err)
-		} else {
+		}
+		if view != nil {
 			s.view = view
 		}
 	}

@@ -168,11 +168,8 @@ func (s *Store) Trust(context.Context) (store.Trust, error) { return store.Trust
 // Override gives a view with other settings, see overrides.
 func (s *Store) Override(settings map[string]string) (store.Store, error) {
 	o, err := s.opts.override(settings)
-	if err != nil {
-		return nil, err
-	}
 	common := *s.shared
-	return s.viewOf(common, o), nil
+	return s.viewOf(common, o), err
 }
 
 // Own is the store without what lies below it: its database alone. Closing it

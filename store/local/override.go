@@ -1,7 +1,9 @@
 package local
 
 import (
+	"errors"
 	"fmt"
+	"maps"
 	"slices"
 	"strconv"
 	"strings"
@@ -74,20 +76,25 @@ func onKeys(set func(*Options, trust.Keys)) func(*Options, string) error {
 	}
 }
 
-// override applies settings; the extra- ones after the others.
+// override applies settings; the extra- ones after the others. What makes no sense
+// stays as it is, and is told by the error.
 func (o Options) override(settings map[string]string) (Options, error) {
+	var errs []error
 	for _, extra := range []bool{false, true} {
-		for name, value := range settings {
+		for _, name := range slices.Sorted(maps.Keys(settings)) {
 			set, known := overrides[name]
 			if !known || strings.HasPrefix(name, "extra-") != extra {
 				continue
 			}
-			if err := set(&o, value); err != nil {
-				return o, fmt.Errorf("setting '%s': %w", name, err)
+			changed := o
+			if err := set(&changed, settings[name]); err != nil {
+				errs = append(errs, fmt.Errorf("setting '%s': %w", name, err))
+				continue
 			}
+			o = changed
 		}
 	}
-	var err error
-	o.Build, err = o.Build.Override(settings)
-	return o, err
+	build, err := o.Build.Override(settings)
+	o.Build = build
+	return o, errors.Join(append(errs, err)...)
 }

@@ -146,12 +146,9 @@ func (s *Store) Layers() []store.Layer {
 // Override gives a view with other settings, see [store.Overridable].
 func (s *Store) Override(settings map[string]string) (store.Store, error) {
 	v, err := s.Store.Override(settings)
-	if err != nil {
-		return nil, err
-	}
 	c := *s
 	c.Store, c.view = v.(*local.Store), true //nolint:forcetypeassert // what local.Store overrides to
-	return &c, nil
+	return &c, err
 }
 
 // Referrers gives those of all layers.
