@@ -89,7 +89,7 @@ func (s *Store) fetchOffer(ctx context.Context, p storepath.Path, offer *store.O
 		return nil, errors.New("the offer is for another path")
 	}
 	get := func() (_ *narinfo.NarInfo, err error) {
-		archive, err := offer.Open(ctx)
+		archive, err := offer.Open(store.Verifying(ctx))
 		if err != nil {
 			return nil, err
 		}

@@ -166,7 +166,7 @@ func (r sourceReader) Read(p []byte) (int, error) {
 
 // take unpacks what an offer gives, and verifies it. Nothing stays after an error.
 func (s *Store) take(ctx context.Context, offer *store.Offer, path string) error {
-	stream, err := offer.Open(ctx)
+	stream, err := offer.Open(store.Verifying(ctx))
 	if err != nil {
 		return &sourceError{err}
 	}
