@@ -47,7 +47,7 @@ func TestSurroundings(t *testing.T) {
 			env | grep -v '^PWD='
 		`)
 		s.Args[0] = "the-name"
-		s.Env = []string{"PATH=/usr/sbin:/usr/bin:/sbin:/bin", "LD_NOTHING=a b", "EMPTY="}
+		s.Env = []string{"PATH=/usr/sbin:/usr/bin:/sbin:/bin", "LD_NOTHING=a b", "EMPTY=", "BYTES=\xff\x01"}
 		out := run(t, s)
 		pid := "1"
 		if !m.isolated {
@@ -60,7 +60,7 @@ func TestSurroundings(t *testing.T) {
 		want := []string{
 			"name the-name", "directory " + s.Dir, "umask 0022", "core 0", "session " + pid + " of " + pid, "input ",
 			"output pipe", "files 0 1 2 3 ", "caps " + caps, "ignored SigIgn:\t0000000000000000", "nnp NoNewPrivs:\t1",
-			"EMPTY=", "LD_NOTHING=a b", "PATH=/usr/sbin:/usr/bin:/sbin:/bin",
+			"BYTES=\xff\x01", "EMPTY=", "LD_NOTHING=a b", "PATH=/usr/sbin:/usr/bin:/sbin:/bin",
 		}
 		got := strings.Split(strings.TrimSuffix(out, "\n"), "\n")
 		slices.Sort(want)

@@ -14,7 +14,7 @@ import (
 
 // order is what the keeper is told while the builder runs, one on a line. The end
 // of the orders is one to kill.
-type order struct{ Show Mount }
+type order struct{ Source, Target []byte } // show it; of any bytes, which strings in JSON are not
 
 // event is what the keeper tells.
 type event struct {
@@ -202,7 +202,7 @@ func (k *keeper) obey() error {
 		if err := json.Unmarshal(line, &o); err != nil {
 			return fmt.Errorf("understand an order: %w", err)
 		}
-		k.tell(event{Shown: k.show(o.Show)})
+		k.tell(event{Shown: k.show(Mount{Kind: ReadOnly, Source: string(o.Source), Target: string(o.Target)})})
 	}
 }
 
@@ -237,7 +237,7 @@ func reap(builder int) *ending {
 // killBuildUser kills everything of a build user who is not kept together by a
 // pid namespace.
 func (k *keeper) killBuildUser() {
-	if k.root == nil && k.s.HasUser && k.s.Privileged {
+	if k.root == nil && k.s.Exclusive && k.s.Privileged {
 		if err := killUser(k.s.UID); err != nil {
 			fmt.Fprintf(os.Stderr, "strata: %v\n", err) // killAll goes on
 		}

@@ -40,6 +40,7 @@ func TestNoUserNamespaces(t *testing.T) {
 
 // Where parts of /proc are covered, as in many containers, no other can be mounted.
 func TestCoveredProc(t *testing.T) {
+	testenv.Root(t) // others of the machine cannot be unmounted in a user namespace
 	if !testenv.Isolate(t, testenv.Namespace{}) {
 		return
 	}

@@ -120,7 +120,7 @@ func (p *Process) killCgroup() {
 // sweep kills what a keeper left that died itself. A sandbox died with it.
 func (p *Process) sweep() {
 	p.killCgroup()
-	if p.user != nil {
+	if p.user != nil && p.user.lock != nil { // nothing else runs as that user
 		p.exitErr = endUser(p.user.UID)
 	}
 }
@@ -173,7 +173,7 @@ func (p *Process) Show(ctx context.Context, source, target string) error {
 	}
 	p.showing.Lock()
 	defer p.showing.Unlock()
-	b, err := json.Marshal(order{Show: m})
+	b, err := json.Marshal(order{Source: []byte(source), Target: []byte(target)})
 	if err != nil {
 		return err
 	}

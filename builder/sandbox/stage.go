@@ -1,10 +1,13 @@
 package sandbox
 
 import (
-	"encoding/json"
+	"bufio"
+	"bytes"
+	"encoding/gob"
 	"errors"
 	"fmt"
 	"io"
+	"math"
 	"os"
 
 	"golang.org/x/sys/unix"
@@ -67,6 +70,7 @@ type keeperSpec struct {
 	Isolation  *Isolation
 	Bwrap      string // path of bubblewrap
 	HasUser    bool   // UID and GID run it; otherwise who runs the keeper
+	Exclusive  bool   // nothing else runs as that user
 	UID, GID   uint32
 	Count      uint32
 	Privileged bool // the caller is root, and so is the keeper in its own right
@@ -79,10 +83,8 @@ type entrySpec struct {
 	Path, Dir     string
 	Args, Env     []string
 	Self          bool
-	Isolated      bool
 	Range         bool // uid 0 of a range: it gets a /sys
 	SetUser       bool // become UID, GID, Groups
-	KeepGroups    bool
 	UID, GID      uint32
 	Groups        []uint32
 	Persona       uintptr // flags for personality(2)
@@ -135,10 +137,11 @@ func (r *report) err() error {
 	return &SetupError{Step: r.Step, Err: &cause{text: r.Text, errno: r.Errno}}
 }
 
-// sealed puts a value where a stage finds it: in a file in memory.
+// sealed puts a value where a stage finds it: in a file in memory. The encoding is
+// gob, since what is in JSON must be UTF-8, and environments need not be.
 func sealed(name string, v any) (*os.File, error) {
-	b, err := json.Marshal(v)
-	if err != nil {
+	var b bytes.Buffer
+	if err := gob.NewEncoder(&b).Encode(v); err != nil {
 		return nil, err
 	}
 	fd, err := unix.MemfdCreate(name, unix.MFD_CLOEXEC)
@@ -146,7 +149,7 @@ func sealed(name string, v any) (*os.File, error) {
 		return nil, fmt.Errorf("memfd_create: %w", err)
 	}
 	f := os.NewFile(uintptr(fd), name)
-	if _, err := f.WriteAt(b, 0); err != nil {
+	if _, err := f.WriteAt(b.Bytes(), 0); err != nil {
 		f.Close()
 		return nil, err
 	}
@@ -155,21 +158,7 @@ func sealed(name string, v any) (*os.File, error) {
 
 // unsealed reads what sealed wrote, and closes it.
 func unsealed(fd int, v any) error {
-	defer unix.Close(fd)
-	var st unix.Stat_t
-	if err := unix.Fstat(fd, &st); err != nil {
-		return err
-	}
-	b := make([]byte, st.Size)
-	for done := 0; done < len(b); {
-		n, err := unix.Pread(fd, b[done:], int64(done))
-		if err == nil && n == 0 {
-			err = io.ErrUnexpectedEOF
-		}
-		if err != nil && !errors.Is(err, unix.EINTR) {
-			return err
-		}
-		done += max(n, 0)
-	}
-	return json.Unmarshal(b, v)
+	f := os.NewFile(uintptr(fd), "specification")
+	defer f.Close()
+	return gob.NewDecoder(bufio.NewReaderSize(io.NewSectionReader(f, 0, math.MaxInt64), 64<<10)).Decode(v)
 }

@@ -62,11 +62,11 @@ func (s *Spec) check() error {
 	if s.User != nil && os.Geteuid() != 0 {
 		return fmt.Errorf("only root can run builders as user %d", s.User.UID)
 	}
+	if !filepath.IsAbs(s.Dir) {
+		return fmt.Errorf("the working directory %q is not absolute", s.Dir)
+	}
 	if s.Isolation == nil {
 		return nil
-	}
-	if s.Dir != "" && !filepath.IsAbs(s.Dir) {
-		return fmt.Errorf("the working directory %q is not absolute", s.Dir)
 	}
 	for _, m := range s.Isolation.Mounts {
 		if err := m.check(); err != nil {
@@ -78,17 +78,16 @@ func (s *Spec) check() error {
 
 // specs divides a specification between the stages.
 func (s *Spec) specs() (keeperSpec, entrySpec, error) {
-	filter := !s.AllSyscalls
 	k := keeperSpec{
 		Isolation: s.Isolation, Count: 1, Privileged: os.Geteuid() == 0,
 		KeepGroups: s.KeepGroups, HasCgroup: s.Cgroup != nil,
 	}
 	e := entrySpec{
 		Path: s.Path, Dir: s.Dir, Args: s.Args, Env: s.Env, Self: s.Self,
-		Persona: persona(s.Platform, s.Linux26), Filter: filter, NewPrivileges: s.NewPrivileges,
+		Persona: persona(s.Platform, s.Linux26), Filter: !s.AllSyscalls, NewPrivileges: s.NewPrivileges,
 	}
 	if u := s.User; u != nil {
-		k.HasUser, k.UID, k.GID, k.Count = true, u.UID, u.GID, max(u.Count, 1)
+		k.HasUser, k.Exclusive, k.UID, k.GID, k.Count = true, u.lock != nil, u.UID, u.GID, max(u.Count, 1)
 		e.SetUser, e.UID, e.GID, e.Groups = s.Isolation == nil, u.UID, u.GID, u.Groups
 		e.Range = s.Isolation != nil && k.Count > 1
 	}
@@ -164,8 +163,11 @@ func connection() (ours, theirs *os.File, err error) {
 	if err != nil {
 		return nil, nil, fmt.Errorf("socketpair: %w", err)
 	}
-	if err := unix.SetNonblock(fds[0], true); err != nil { // so that a read of it does not take a thread
-		return nil, nil, err
+	// Without this a read of it would take a thread.
+	if err := unix.SetNonblock(fds[0], true); err != nil {
+		unix.Close(fds[0])
+		unix.Close(fds[1])
+		return nil, nil, fmt.Errorf("socketpair: %w", err)
 	}
 	return os.NewFile(uintptr(fds[0]), "keeper"), os.NewFile(uintptr(fds[1]), "connection"), nil
 }
