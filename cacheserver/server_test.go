@@ -360,3 +360,31 @@ func TestTheStoreIsLetGoOf(t *testing.T) {
 	}
 	_ = c.Close()
 }
+
+func TestSystemdIsTold(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "notify")
+	systemd, err := net.ListenUnixgram("unixgram", &net.UnixAddr{Name: path, Net: "unixgram"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer systemd.Close()
+	t.Setenv("NOTIFY_SOCKET", path)
+	told := func() string {
+		b := make([]byte, 100)
+		n, err := systemd.Read(b)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return string(b[:n])
+	}
+	r := start(t, Options{Store: memstore.New(dir)})
+	if got := told(); got != "READY=1" {
+		t.Errorf("first %q", got)
+	}
+	if err := r.end(); err != nil {
+		t.Error(err)
+	}
+	if got := told(); got != "STOPPING=1" {
+		t.Errorf("then %q", got)
+	}
+}

@@ -17,6 +17,8 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/strata-nix/strata/activity"
+	"github.com/strata-nix/strata/cacheserver"
+	"github.com/strata-nix/strata/daemon"
 )
 
 // errTerminated is the cause of a context that SIGTERM ended.
@@ -37,7 +39,7 @@ func run(ctx context.Context, argv []string, stdin io.Reader, stdout, stderr io.
 	defer stop()
 	g := &globals{stdin: stdin, out: newOutput(stdout), stderr: stderr, args0: argv[0]}
 	err := execute(ctx, g, argv)
-	if g.cfg != nil {
+	if g.cfg != nil && !errors.Is(err, daemon.ErrStuck) && !errors.Is(err, cacheserver.ErrStuck) { // else it is in use
 		if cerr := g.cfg.end(); err == nil {
 			err = cerr
 		}

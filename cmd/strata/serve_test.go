@@ -4,7 +4,9 @@ import (
 	"bufio"
 	"context"
 	"io"
+	"net"
 	"net/http"
+	"os"
 	"os/exec"
 	"path/filepath"
 	"regexp"
@@ -110,6 +112,22 @@ func TestStockNixSubstitutesFromAServedStore(t *testing.T) {
 			}
 		})
 	}
+	for _, version := range []string{"2.34", "2.8"} {
+		t.Run("through our daemon, by "+version, func(t *testing.T) {
+			s := serve(t, source.StrataCommand(context.Background(), t, "serve", "--store", "local", "--listen", "127.0.0.1:0", "--key-file", secret))
+			client := testenv.Nix(t, version)
+			socket := filepath.Join(client.Dir, "strata.sock")
+			daemon := client.With("HOME", client.Dir).StrataCommand(context.Background(), t, "daemon", "--store", "local", "--socket", socket,
+				"--option", "substituters", s.url, "--option", "trusted-public-keys", public)
+			testenv.Start(t, daemon).WaitSocket(socket)
+			client = client.WithRemote(socket)
+			client.Run(t, "nix-store", append([]string{"--realise"}, small...)...)
+			if got := client.Run(t, "sh", "-c", hashes, "sh", strings.Join(small, " ")); got != want {
+				t.Errorf("got\n%s\nwant\n%s", got, want)
+			}
+			client.Run(t, "nix-store", "--verify", "--check-contents")
+		})
+	}
 	t.Run("without the key", func(t *testing.T) {
 		s := serve(t, source.StrataCommand(context.Background(), t, "serve", "--store", "local", "--listen", "127.0.0.1:0", "--no-sign"))
 		client := testenv.Nix(t, "2.34")
@@ -160,6 +178,34 @@ func TestServingALayeredStore(t *testing.T) {
 		t.Error(err)
 	}
 	if err := p.Stop(); err != nil {
+		t.Error(err)
+	}
+}
+
+func TestServingSocketsOfSystemd(t *testing.T) {
+	p := newPlace(t)
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer l.Close()
+	file, err := l.(*net.TCPListener).File()
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer file.Close()
+	cmd := p.command()
+	cmd.Path = testenv.Tool(t, "sh")
+	cmd.Args = []string{"sh", "-c", `LISTEN_PID=$$ LISTEN_FDS=1 exec "$0" serve`, p.bin}
+	cmd.ExtraFiles = []*os.File{file}
+	s := serve(t, cmd)
+	if s.url != "http://"+l.Addr().String() {
+		t.Errorf("it says that it serves %s", s.url)
+	}
+	if got := fetch(t, s.url+"/nix-cache-info"); !strings.HasPrefix(got, "StoreDir: /nix/store\n") {
+		t.Errorf("%q", got)
+	}
+	if err := s.Stop(); err != nil {
 		t.Error(err)
 	}
 }
