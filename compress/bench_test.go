@@ -17,16 +17,16 @@ func sample(b *testing.B) []byte {
 	return data[:min(len(data), 8<<20)]
 }
 
+func eachMethodB(b *testing.B, f func(b *testing.B, m Method)) {
+	for _, m := range compressing {
+		b.Run(string(m), func(b *testing.B) { f(b, m) })
+	}
+}
+
 // variants are all methods, xz with and without its program.
 func variants(b *testing.B, f func(b *testing.B, m Method)) {
-	for _, m := range compressing {
-		b.Run(string(m), func(b *testing.B) {
-			if m == XZ {
-				requireXZ(b)
-			}
-			f(b, m)
-		})
-	}
+	requireXZ(b)
+	eachMethodB(b, f)
 	b.Run("xz without program", func(b *testing.B) {
 		found := xzProgram
 		defer func() { xzProgram = found }()
@@ -37,7 +37,7 @@ func variants(b *testing.B, f func(b *testing.B, m Method)) {
 
 func BenchmarkRead(b *testing.B) {
 	data := sample(b)
-	variants(b, func(b *testing.B, m Method) {
+	eachMethodB(b, func(b *testing.B, m Method) {
 		z := packed(b, m, data, Options{Level: DefaultLevel})
 		b.SetBytes(int64(len(data)))
 		b.ReportAllocs()
@@ -57,7 +57,7 @@ func BenchmarkRead(b *testing.B) {
 // BenchmarkReadSmall is for what costs something per stream, as with narinfos.
 func BenchmarkReadSmall(b *testing.B) {
 	data := text(2000)
-	variants(b, func(b *testing.B, m Method) {
+	eachMethodB(b, func(b *testing.B, m Method) {
 		z := packed(b, m, data, Options{Level: DefaultLevel})
 		b.ReportAllocs()
 		for b.Loop() {

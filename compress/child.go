@@ -3,7 +3,6 @@ package compress
 import (
 	"context"
 	"fmt"
-	"io"
 	"os"
 	"os/exec"
 	"strings"
@@ -20,8 +19,7 @@ type child struct {
 	stdin  *os.File
 	stdout *os.File
 	stderr limitedBuffer
-	fed    chan struct{} // closed when feed is done
-	wait   func() error  // for its end, which it tells as often as it is asked
+	wait   func() error // for its end, which it tells as often as it is asked
 }
 
 // pipeSize keeps the program and us from waiting for each other's turn, in
@@ -29,7 +27,7 @@ type child struct {
 const pipeSize = 512 << 10
 
 func startChild(ctx context.Context, program string, args []string) (*child, error) {
-	c := &child{cmd: exec.CommandContext(ctx, program, args...), fed: make(chan struct{})}
+	c := &child{cmd: exec.CommandContext(ctx, program, args...)}
 	theirIn, ourIn, err := os.Pipe()
 	if err != nil {
 		return nil, fmt.Errorf("start %s: %w", program, err)
@@ -80,36 +78,6 @@ func (c *child) end() error {
 }
 
 func (c *child) kill() { _ = c.cmd.Process.Kill() }
-
-// feed gives the program all of r. An error of r ends its input, and is known to
-// the source that r is; an error of the pipe is the program's end, of which it
-// tells itself.
-func (c *child) feed(r io.Reader) {
-	defer close(c.fed)
-	defer c.stdin.Close()
-	_, _ = io.Copy(c.stdin, r)
-}
-
-// Read gives what the program writes. At the end, the program's end decides
-// whether that was all.
-func (c *child) Read(p []byte) (int, error) {
-	n, err := c.stdout.Read(p)
-	if err == nil {
-		return n, nil
-	}
-	if err := c.wait(); err != nil {
-		return n, err
-	}
-	<-c.fed // whether it ended since the input failed
-	return n, err
-}
-
-// stop ends the program if it has not ended yet, and waits for it and for feed.
-func (c *child) stop() {
-	c.kill()
-	_ = c.wait()
-	<-c.fed
-}
 
 // A limitedBuffer keeps the beginning of what it is given.
 type limitedBuffer struct{ kept []byte }

@@ -14,9 +14,8 @@ const MaxWindow = 128 << 20
 
 var (
 	// ErrTrailing is for bytes after the end of the compressed data that are
-	// not another stream. Where they are few, or a program decodes, it is
-	// io.ErrUnexpectedEOF or ErrCorrupt instead: they may be the beginning of
-	// a stream as well.
+	// not another stream. Where they are few it may be io.ErrUnexpectedEOF
+	// instead: they could be the beginning of one.
 	ErrTrailing = errors.New("there is something else after the compressed data")
 	// ErrCorrupt is for data that its method cannot have written, wrong
 	// checksums included.

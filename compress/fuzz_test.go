@@ -10,7 +10,6 @@ import (
 
 // FuzzReader wants no more than that a stream is read or refused.
 func FuzzReader(f *testing.F) {
-	xzProgram = func() string { return "" }
 	f.Fuzz(func(t *testing.T, method byte, data []byte) {
 		m := Methods[int(method)%len(Methods)]
 		r, err := NewReader(context.Background(), m, bytes.NewReader(data))

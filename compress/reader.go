@@ -10,11 +10,10 @@ import (
 // before the first Read. The error is an *UnknownMethodError.
 //
 // The reader fails with ctx's cause when ctx is done, with r's error if r fails,
-// and with an *Error otherwise. It must be closed, which does not close r but
-// waits until r is not being read any more (see the package comment). It is for
-// one goroutine at a time.
+// and with an *Error otherwise. It must be closed, which does not close r. It is
+// for one goroutine at a time.
 func NewReader(ctx context.Context, m Method, r io.Reader) (io.ReadCloser, error) {
-	d := &reader{method: m, src: &source{ctx: ctx, r: r, empty: true}}
+	d := &reader{method: m, src: &source{ctx: ctx, r: r}}
 	switch m {
 	case None, "":
 		d.method = None
@@ -77,15 +76,14 @@ func (d *reader) Read(p []byte) (int, error) {
 // fault says what went wrong: the error of what was read counts for more than
 // what a codec made of it.
 func (d *reader) fault(err error) error {
-	empty, read := d.src.state()
 	switch {
-	case read != nil:
-		return read
+	case d.src.err != nil:
+		return d.src.err
 	case context.Cause(d.src.ctx) != nil:
 		return context.Cause(d.src.ctx)
 	case d.method == None:
 		return err
-	case empty:
+	case !d.src.any:
 		err = io.ErrUnexpectedEOF
 	case err == io.EOF:
 		return err

@@ -8,41 +8,27 @@ import (
 
 // A source is what is decompressed. It stops when the context is done, and
 // remembers why it ended, since codecs make errors of their own from others'.
-// Some codecs read it from a goroutine.
 type source struct {
 	ctx context.Context
 	r   io.Reader
 
-	mu    sync.Mutex
-	empty bool  // nothing was read
-	err   error // of r or of the context, but for io.EOF
+	any bool  // something was read
+	err error // of r or of the context, but for io.EOF
 }
 
-func (s *source) Read(p []byte) (int, error) {
-	if err := context.Cause(s.ctx); err != nil {
-		return 0, s.note(0, err)
+func (s *source) Read(p []byte) (n int, err error) {
+	if err = context.Cause(s.ctx); err == nil {
+		n, err = s.r.Read(p)
 	}
-	n, err := s.r.Read(p)
-	return n, s.note(n, err)
-}
-
-func (s *source) note(n int, err error) error {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	s.empty = s.empty && n == 0
+	s.any = s.any || n > 0
 	if err != nil && err != io.EOF && s.err == nil {
 		s.err = err
 	}
-	return err
+	return n, err
 }
 
-func (s *source) state() (empty bool, err error) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	return s.empty, s.err
-}
-
-// A sink is what compressed data goes to, for writers what a source is for readers.
+// A sink is what compressed data goes to, for writers what a source is for
+// readers. Some codecs write from a goroutine.
 type sink struct {
 	ctx context.Context
 	w   io.Writer

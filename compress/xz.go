@@ -1,7 +1,6 @@
 package compress
 
 import (
-	"bufio"
 	"errors"
 	"fmt"
 	"io"
@@ -10,13 +9,8 @@ import (
 	"strings"
 	"sync"
 
-	fastxz "github.com/mikelolasagasti/xz"
 	"github.com/ulikunitz/xz"
 )
-
-// smallXZ is the size of compressed data, in bytes, up to which starting a
-// program costs more than it saves.
-const smallXZ = 128 << 10
 
 // xzProgram is the xz of XZ Utils, empty if there is none. Others of that name,
 // busybox's for example, can do less.
@@ -47,58 +41,7 @@ func xzEnv() []string {
 	return env
 }
 
-func openXZ(d *reader) (io.Reader, error) { return openXZWith(d, xzProgram()) }
-
-// openXZWith decodes with a program, or without if there is none or little to do.
-func openXZWith(d *reader, program string) (io.Reader, error) {
-	in := d.input()
-	if program != "" {
-		in = bufio.NewReaderSize(d.src, smallXZ)
-		switch _, err := in.Peek(smallXZ); err {
-		case nil:
-			return startXZReader(d, program, in)
-		case io.EOF: // that is all of it
-		default:
-			return nil, err
-		}
-	}
-	d.explain = explainXZ
-	return fastxz.NewReader(in, MaxWindow)
-}
-
-// explainXZ is for the errors of the decoder in Go.
-func explainXZ(err error) error {
-	switch {
-	case errors.Is(err, fastxz.ErrMemlimit):
-		return fmt.Errorf("%w: %w", ErrMemory, err)
-	case errors.Is(err, fastxz.ErrBuf):
-		return io.ErrUnexpectedEOF
-	}
-	return fmt.Errorf("%w: %w", ErrCorrupt, err)
-}
-
-func startXZReader(d *reader, program string, in io.Reader) (io.Reader, error) {
-	// The limit counts what the decoder needs beside its dictionary too.
-	args := []string{"--decompress", "--stdout", "--format=xz", fmt.Sprintf("--memlimit-decompress=%d", MaxWindow+1<<20)}
-	c, err := startChild(d.src.ctx, program, args)
-	if err != nil {
-		return nil, err
-	}
-	go c.feed(in)
-	d.release = c.stop
-	d.explain = func(err error) error {
-		switch text := err.Error(); {
-		case strings.Contains(text, "Unexpected end of input"):
-			return io.ErrUnexpectedEOF
-		case strings.Contains(text, "Memory usage limit"):
-			return fmt.Errorf("%w: %w", ErrMemory, err)
-		case strings.Contains(text, "corrupt"), strings.Contains(text, "not recognized"), strings.Contains(text, "nsupported"):
-			return fmt.Errorf("%w: %w", ErrCorrupt, err)
-		}
-		return err
-	}
-	return c, nil
-}
+func openXZ(d *reader) (io.Reader, error) { return newXZReader(d.input()), nil }
 
 func newXZWriter(w io.Writer, opts Options) (io.WriteCloser, error) {
 	return newXZWriterWith(w.(*sink), opts, xzProgram())
