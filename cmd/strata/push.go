@@ -38,13 +38,13 @@ that it refers to can be had from there.
 
 The paths come from the store of --store. The cache's URI may have parameters,
 such as write-nar-listing=true; the flags below win over them.`,
-		Example: `  strata push --sign-key cache.secret 's3://my-cache?region=eu-central-1' ./result
+		Example: `  strata push --key-file cache.secret 's3://my-cache?region=eu-central-1' ./result
   strata push --compression zstd --jobs 32 file:///srv/cache /run/current-system`,
 		Args: someArgs,
 		RunE: runner(func(ctx context.Context, args []string) error { return runPush(ctx, g, o, args) }),
 	}
 	f := cmd.Flags()
-	f.StringArrayVarP(&o.keyFiles, "sign-key", "k", nil, "sign with the secret key in `FILE`; may be repeated")
+	f.StringArrayVarP(&o.keyFiles, "key-file", "k", nil, "sign with the secret key in `FILE`; may be repeated")
 	f.StringVar(&o.compression, "compression", "", "compress NARs by `METHOD`: none, xz, zstd, gzip, bzip2 or br (default xz)")
 	f.StringVar(&o.level, "compression-level", "", "compress so hard, by the method's own `NUMBER`")
 	f.IntVarP(&o.jobs, "jobs", "j", 0, "upload `N` objects at once (default 16)")

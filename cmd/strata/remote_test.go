@@ -101,7 +101,7 @@ func TestACacheOnAWebServer(t *testing.T) {
 	uri := strings.Replace(server.URL, "://", "://me:s3cr3t@", 1) + "/cache"
 
 	// Up.
-	stdout, stderr := p.run("push", "--sign-key", "secret", "--compression", "zstd", uri, last)
+	stdout, stderr := p.run("push", "--key-file", "secret", "--compression", "zstd", uri, last)
 	if lines := strings.Fields(stdout); len(lines) != len(paths) || !slices.Contains(lines, last) {
 		t.Errorf("pushed %q", stdout)
 	}
