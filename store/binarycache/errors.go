@@ -18,7 +18,7 @@ var (
 	// have it, and that is no failure.
 	ErrGone error = gone{}
 	// ErrStoreDir: the cache is for stores with another directory.
-	ErrStoreDir = errors.New("binary cache is for another store directory")
+	ErrStoreDir = errors.New("another store directory")
 	// ErrNotCache: there is no binary cache.
 	ErrNotCache = errors.New("does not appear to be a binary cache")
 )
