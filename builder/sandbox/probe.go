@@ -58,10 +58,7 @@ func noBwrap(err error) Missing {
 
 // tryNamespaces makes the namespaces that an ordinary user makes for a sandbox.
 func tryNamespaces(ctx context.Context) *Missing {
-	out, err := runNamespaces(ctx, os.Geteuid() == 0)
-	if errors.Is(err, syscall.EPERM) || errors.Is(err, syscall.EINVAL) {
-		out, err = runNamespaces(ctx, false) // nobody does not exist in this user namespace
-	}
+	out, err := runNamespaces(ctx, canBeNobody())
 	var exit *exec.ExitError
 	switch {
 	case err == nil && len(out) == 0:
@@ -74,6 +71,33 @@ func tryNamespaces(ctx context.Context) *Missing {
 		reason = err.Error()
 	}
 	return &Missing{"user namespaces", reason, "allow them to ordinary users, or set sandbox = false"}
+}
+
+// canBeNobody tells whether this program may become an ordinary user: it is root,
+// and the root of more than itself if that is in a user namespace.
+func canBeNobody() bool {
+	if os.Geteuid() != 0 {
+		return false
+	}
+	for _, file := range []string{"/proc/self/uid_map", "/proc/self/gid_map"} {
+		text, err := os.ReadFile(file)
+		if err != nil || !isMapped(string(text), nobody) {
+			return false
+		}
+	}
+	text, err := os.ReadFile("/proc/self/setgroups")
+	return err == nil && strings.TrimSpace(string(text)) == "allow"
+}
+
+// isMapped finds an id in an id map: lines of first id, first id outside, and count.
+func isMapped(idMap string, id uint64) bool {
+	for line := range strings.Lines(idMap) {
+		var first, outside, count uint64
+		if n, err := fmt.Sscan(line, &first, &outside, &count); n == 3 && err == nil && first <= id && id-first < count {
+			return true
+		}
+	}
+	return false
 }
 
 func runNamespaces(ctx context.Context, asNobody bool) ([]byte, error) {
@@ -100,8 +124,8 @@ func trySandbox(ctx context.Context) *Missing {
 	}
 	defer null.Close()
 	const nothing = "/nothing"
-	s := Spec{Path: nothing, Args: []string{nothing}, Dir: "/", Output: null, Isolation: new(Isolation)}
-	if os.Geteuid() == 0 {
+	s := Spec{Path: nothing, Args: []string{nothing}, Dir: "/", Output: null, KeepGroups: true, Isolation: new(Isolation)}
+	if canBeNobody() {
 		s.User = &User{UID: nobody, GID: nobody, Count: 1}
 	}
 	p, err := s.startKeeper()
