@@ -5,6 +5,7 @@ import (
 	"os"
 	"path/filepath"
 	"testing"
+	"time"
 
 	"github.com/strata-nix/strata/builder/execute"
 	"github.com/strata-nix/strata/derivation"
@@ -17,6 +18,7 @@ import (
 // A collection of garbage in the midst of a build takes nothing of it.
 func TestGarbageIsCollectedMeanwhile(t *testing.T) {
 	each(t, func(t *testing.T, w *world) {
+		w.opts.Timeout = time.Minute
 		dir := testenv.Scratch(t)
 		if err := os.Chmod(dir, 0o755); err != nil { //nolint:gosec // builders look into it
 			t.Fatal(err)
