@@ -94,6 +94,7 @@ func TestFilesOfTheMachine(t *testing.T) {
 		sandbox.Mount{Kind: sandbox.Tmpfs, Target: "/memory", Size: "1m"},
 		sandbox.Mount{Kind: sandbox.Dir, Target: "/empty", Mode: 0o500},
 	)
+	in.DevShmSize = "2m"
 	out := run(t, shell(in, `
 		ls -A / /shown /dev | tr '\n' ' '; echo
 		test ! -e `+secret+`
@@ -108,6 +109,7 @@ func TestFilesOfTheMachine(t *testing.T) {
 		test "$(ls /proc | grep -c '^[0-9]')" -le 4
 		echo x >/dev/null; head -c1 /dev/urandom >/dev/null
 		id -u; id -g; id -G
+		grep -c '/dev/shm .*size=2048k' /proc/mounts
 	`))
 	roots := []string{"bin", "build", "dev", "empty", "etc", "lib", "memory", "nix", "proc", "shown", "tmp", "usr"}
 	for _, d := range []string{"/lib32", "/lib64", "/sbin"} {
@@ -117,7 +119,7 @@ func TestFilesOfTheMachine(t *testing.T) {
 	}
 	slices.Sort(roots)
 	want := "/: " + strings.Join(roots, " ") + "  /dev: fd full null ptmx pts random shm stderr stdin stdout tty urandom zero  " +
-		"/shown: link ro \nsecret\n500\n1777\n1777\nmemory is bounded\nlocalhost\n(none)\n1000\n100\n100\n"
+		"/shown: link ro \nsecret\n500\n1777\n1777\nmemory is bounded\nlocalhost\n(none)\n1000\n100\n100\n1\n"
 	if out != want {
 		t.Errorf("got\n%s, want\n%s", out, want)
 	}
