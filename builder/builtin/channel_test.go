@@ -251,6 +251,17 @@ func TestUnpackBomb(t *testing.T) {
 	if !errors.Is(err, ErrUnpackLimit) {
 		t.Error(err)
 	}
+	for _, full := range []tree{{names: MaxNames}, {bytes: MaxUnpacked}} {
+		root, err := newTree(t.Context(), filepath.Join(t.TempDir(), "out"))
+		if err != nil {
+			t.Fatal(err)
+		}
+		root.names, root.bytes = full.names, full.bytes
+		err = root.untar(strings.NewReader(tarball(t, file("a/x"))))
+		if root.root.Close(); !errors.Is(err, ErrUnpackLimit) {
+			t.Error(err)
+		}
+	}
 }
 
 func FuzzUnpack(f *testing.F) {

@@ -18,7 +18,7 @@ import (
 
 // maxEnvironment is the number of symlinks and directories that an environment
 // can have. Packages can be made so that it would have no end.
-const maxEnvironment = 4 << 20
+const maxEnvironment = 1 << 20
 
 // A profile is an environment that is being put together, in memory.
 type profile struct {

@@ -19,6 +19,7 @@ import (
 const (
 	MaxUnpacked = 16 << 30 // bytes in files
 	MaxEntries  = 2 << 20
+	MaxNames    = 256 << 20 // bytes in all names, which are kept in memory
 )
 
 // ErrUnpackLimit is for archives that exceed one of the limits.
@@ -30,7 +31,8 @@ type tree struct {
 	ctx   context.Context
 	root  *os.Root
 	kinds map[string]fs.FileMode // type of all that is there, by path
-	bytes int64
+	bytes int64                  // in files
+	names int64
 }
 
 func newTree(ctx context.Context, dir string) (*tree, error) {
@@ -88,6 +90,9 @@ func (t *tree) place(name string) (string, error) {
 func (t *tree) add(p string, kind fs.FileMode) error {
 	if len(t.kinds) > MaxEntries {
 		return fmt.Errorf("%w: more than %d entries", ErrUnpackLimit, MaxEntries)
+	}
+	if t.names += int64(len(p)); t.names > MaxNames {
+		return fmt.Errorf("%w: more than %d bytes of names", ErrUnpackLimit, MaxNames)
 	}
 	t.kinds[p] = kind
 	return nil
