@@ -12,7 +12,8 @@
 // for two clients, and no sooner than the server asks for. A body that breaks off
 // is continued where it broke, if the server says that it is still the same
 // thing (a strong ETag, or the time of its last modification): two versions are
-// never put together. Bodies stream; none is held in memory.
+// never put together. Bodies stream at the pace of who reads them, so that there is no
+// buffer whose size could be set (download-buffer-size).
 //
 // # Credentials
 //
