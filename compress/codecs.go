@@ -7,6 +7,7 @@ import (
 	"io"
 	"math"
 	"strings"
+	"sync"
 
 	"github.com/andybalholm/brotli"
 	"github.com/dsnet/compress/bzip2"
@@ -74,12 +75,34 @@ func openBrotli(d *reader) (io.Reader, error) {
 }
 
 func newZstdWriter(w io.Writer, opts Options) (io.WriteCloser, error) {
-	workers := 1
+	level := zstd.EncoderLevelFromZstd(opts.Level)
 	if opts.Parallel {
-		workers = 0 // all
+		return zstd.NewWriter(w, zstd.WithEncoderConcurrency(0), zstd.WithEncoderLevel(level)) // 0: all
 	}
-	return zstd.NewWriter(w, zstd.WithEncoderConcurrency(workers),
-		zstd.WithEncoderLevel(zstd.EncoderLevelFromZstd(opts.Level)))
+	pool := &zstdEncoders[level]
+	if e, ok := pool.Get().(*zstd.Encoder); ok {
+		e.Reset(w)
+		return zstdWriter{e, pool}, nil
+	}
+	e, err := zstd.NewWriter(w, zstd.WithEncoderConcurrency(1), zstd.WithEncoderLevel(level))
+	return zstdWriter{e, pool}, err
+}
+
+// zstdEncoders are kept by level, since their tables take megabytes that have to be
+// cleared, which is more work than compressing what most objects are. They work in the
+// goroutine of their writer, and have nothing of it when they are put back.
+var zstdEncoders [zstd.SpeedBestCompression + 1]sync.Pool
+
+type zstdWriter struct {
+	*zstd.Encoder
+	pool *sync.Pool
+}
+
+func (z zstdWriter) Close() error {
+	err := z.Encoder.Close()
+	z.Encoder.Reset(nil)
+	z.pool.Put(z.Encoder)
+	return err
 }
 
 func newGzipWriter(w io.Writer, opts Options) (io.WriteCloser, error) {
