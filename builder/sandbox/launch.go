@@ -91,7 +91,7 @@ func (l *launch) files() ([]uintptr, error) {
 	if err != nil {
 		return nil, fmt.Errorf("open %s: %w", os.DevNull, err)
 	}
-	self, err := open("/proc/self/exe", unix.O_RDONLY)
+	self, err := open("/proc/self/exe", unix.O_PATH)
 	if err != nil {
 		return nil, fmt.Errorf("open the running program: %w", err)
 	}
