@@ -43,8 +43,8 @@ type Options struct {
 	// Encode compresses NARs for clients that say Accept-Encoding: zstd, unless
 	// they ask for a range. It does not show in narinfos.
 	Encode bool
-	// MaxCompressions are under way at once, as many as there are processors if 0.
-	// More requests wait.
+	// MaxCompressions are under way at once, four for each processor if 0, as some
+	// clients are slow. More requests wait.
 	MaxCompressions int
 	// TLS, if not nil, is spoken on all listeners.
 	TLS *tls.Config
@@ -85,7 +85,7 @@ func (o Options) withDefaults() Options {
 		o.Compression = compress.None
 	}
 	if o.MaxCompressions <= 0 {
-		o.MaxCompressions = runtime.GOMAXPROCS(0)
+		o.MaxCompressions = 4 * runtime.GOMAXPROCS(0)
 	}
 	if o.MaxConnections <= 0 {
 		o.MaxConnections = DefaultMaxConnections

@@ -18,7 +18,7 @@ import (
 // Bounds of requests.
 const (
 	maxHeader   = 16 << 10
-	maxListings = 4 // that are made at once
+	maxListings = 16 // that are made at once
 )
 
 // cutGrace is how long a request may take to notice that it was cut.

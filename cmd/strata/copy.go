@@ -76,7 +76,7 @@ func runCopy(ctx context.Context, g *globals, o copyOptions, args []string) (err
 		return err
 	}
 	defer closeWith(src, &err)
-	dst, err := g.openURI(ctx, cmp.Or(o.to, g.storeURI))
+	dst, err := g.openDestination(ctx, cmp.Or(o.to, g.storeURI))
 	if err != nil {
 		return err
 	}

@@ -91,6 +91,20 @@ func (g *globals) openURI(ctx context.Context, uri string) (store.Store, error) 
 	return c.open(ctx, ref)
 }
 
+// openDestination opens a store to write to by its URI, "" for the one that is
+// configured. The caller closes it.
+func (g *globals) openDestination(ctx context.Context, uri string) (store.Store, error) {
+	c, err := g.config()
+	if err != nil {
+		return nil, err
+	}
+	ref, err := c.reference(uri)
+	if err != nil {
+		return nil, &usageError{err}
+	}
+	return c.destination().open(ctx, ref)
+}
+
 // storeDir is the store directory of a store that need not be opened for that, so
 // that arguments can be read before anything is touched.
 func (g *globals) storeDir(uri string) (storepath.Dir, error) {

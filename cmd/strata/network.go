@@ -17,6 +17,7 @@ type network struct {
 	transfers filetransfer.Options
 	client    func() *filetransfer.Client // made when it is first wanted
 	disk      func() *diskcache.Cache
+	answers   string // the file of the latter, "" if there is none
 	ttl       diskcache.TTL
 	// connections is how many narinfos are asked for at once.
 	connections int
@@ -43,15 +44,28 @@ func (c *config) obeyNetwork(env environment, s *settings) {
 		n.atEnd(func() error { client.CloseIdle(); return nil })
 		return client
 	})
-	file := ""
 	if dir := env.cacheDir(); dir != "" {
-		file = filepath.Join(dir, "narinfo-v1.sqlite")
+		n.answers = filepath.Join(dir, "narinfo-v1.sqlite")
 	}
-	n.disk = sync.OnceValue(func() *diskcache.Cache {
-		disk := diskcache.Open(diskcache.Options{File: file, TTL: n.ttl})
-		n.atEnd(disk.Close)
-		return disk
-	})
+	n.disk = sync.OnceValue(func() *diskcache.Cache { return n.openAnswers(n.ttl) })
+}
+
+func (n *network) openAnswers(ttl diskcache.TTL) *diskcache.Cache {
+	disk := diskcache.Open(diskcache.Options{File: n.answers, TTL: ttl})
+	n.atEnd(disk.Close)
+	return disk
+}
+
+// destination is the same configuration for a store that is written to: what it
+// answered before is not believed, as it may have lost something since. Its answers
+// are still kept for others.
+func (c *config) destination() *config {
+	to, n := *c, c.network
+	to.network = &network{
+		transfers: n.transfers, client: n.client, ttl: n.ttl, connections: n.connections, answers: n.answers,
+		disk: sync.OnceValue(func() *diskcache.Cache { return n.openAnswers(diskcache.TTL{}) }),
+	}
+	return &to
 }
 
 // atEnd notes what is to be given back.

@@ -118,7 +118,7 @@ func runPush(ctx context.Context, g *globals, o pushOptions, args []string) (err
 		return err
 	}
 	defer closeWith(src, &err)
-	dst, err := g.openURI(ctx, uri)
+	dst, err := g.openDestination(ctx, uri)
 	if err != nil {
 		return err
 	}

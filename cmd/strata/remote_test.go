@@ -114,6 +114,13 @@ func TestACacheOnAWebServer(t *testing.T) {
 	if _, stderr := p.run("push", uri, last); !strings.Contains(stderr, "uploading 0 paths (0 B), 5 are already there") {
 		t.Errorf("again: %s", stderr)
 	}
+	// A cache that has lost something gets it again, whatever it said before.
+	disk.mu.Lock()
+	delete(disk.files, "/cache/"+filepath.Base(paths[1])[:32]+".narinfo")
+	disk.mu.Unlock()
+	if stdout, stderr := p.run("push", "--key-file", "secret", "--compression", "zstd", uri, last); stdout != paths[1] {
+		t.Errorf("what was lost: %q: %s", stdout, stderr)
+	}
 	p.run("verify-sigs", "--store", uri, "--key", public, "--sigs-needed", "1", "--closure", last)
 
 	// Down, with one NAR that cannot be had.

@@ -64,7 +64,7 @@ SIGTERM ends it: requests that are under way may finish for some time.`,
 	f.StringVar(&o.compression, "compression", "none", "compress NARs on their way by `METHOD`: none, xz, zstd, gzip, bzip2 or br; only none allows ranges")
 	f.IntVar(&o.level, "compression-level", compress.DefaultLevel, "the level of that; -1 is the method's own")
 	f.BoolVar(&o.encode, "encode", false, "compress by zstd what is asked for with 'Accept-Encoding: zstd'")
-	f.IntVar(&o.maxCompressions, "max-compressions", 0, "compress at most `N` NARs at once (default: as many as there are processors)")
+	f.IntVar(&o.maxCompressions, "max-compressions", 0, "compress at most `N` NARs at once (default: four for each processor)")
 	f.StringVar(&o.tlsCert, "tls-cert", "", "speak TLS with the certificate in `FILE`, which is read anew when it changes")
 	f.StringVar(&o.tlsKey, "tls-key", "", "the `FILE` with the certificate's private key")
 	f.IntVar(&o.maxConnections, "max-connections", cacheserver.DefaultMaxConnections, "serve at most `N` connections at once; more have to wait")
