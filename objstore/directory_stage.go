@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"math/rand/v2"
 	"os"
 	"path/filepath"
@@ -103,13 +104,7 @@ func (s *stagedFile) publish(target string, keep bool) error {
 		if err == nil || keep && errors.Is(err, os.ErrExist) {
 			return nil
 		}
-		if !errors.Is(err, os.ErrExist) {
-			return err
-		}
-		// A link replaces nothing, a rename does.
-		s.name = temporaryName(target)
-		if err := linkFile(s.file, s.name); err != nil {
-			s.name = ""
+		if err := s.christen(target, err); err != nil {
 			return err
 		}
 	}
@@ -118,6 +113,33 @@ func (s *stagedFile) publish(target string, keep bool) error {
 	}
 	s.name = ""
 	return nil
+}
+
+// christen gives the file a name beside target, to be renamed, after a link to target
+// failed with err: a link replaces nothing, and some file systems have none.
+func (s *stagedFile) christen(target string, err error) error {
+	name := temporaryName(target)
+	if errors.Is(err, os.ErrExist) {
+		if err := linkFile(s.file, name); err != nil {
+			return err
+		}
+		s.name = name
+		return nil
+	}
+	if !errors.Is(err, unix.EPERM) && !errors.Is(err, unix.EOPNOTSUPP) && !errors.Is(err, unix.EXDEV) && !errors.Is(err, unix.ENOSYS) {
+		return err
+	}
+	named, err := os.OpenFile(name, os.O_RDWR|os.O_CREATE|os.O_EXCL, 0o666)
+	if err != nil {
+		return err
+	}
+	unnamed := s.file
+	s.file, s.name = named, name
+	_, err = unnamed.Seek(0, io.SeekStart)
+	if err == nil {
+		_, err = io.Copy(named, unnamed)
+	}
+	return errors.Join(err, unnamed.Close())
 }
 
 func (s *stagedFile) Abort() {
