@@ -23,7 +23,8 @@ func (s *Store) Add(ctx context.Context, info *store.PathInfo, archive io.Reader
 			return err
 		}
 	}
-	ni, err := s.pack(ctx, info, archive, o.Repair)
+	open := func(context.Context) (io.ReadCloser, error) { return io.NopCloser(archive), nil }
+	ni, err := s.pack(ctx, info, open, o.Repair)
 	if err != nil {
 		return fmt.Errorf("adding '%s' to binary cache '%s': %w", s.o.Dir.Print(info.Path), s.o.URI, err)
 	}

@@ -88,14 +88,7 @@ func (s *Store) fetchOffer(ctx context.Context, p storepath.Path, offer *store.O
 	if offer.Info == nil || offer.Info.Path != p {
 		return nil, errors.New("the offer is for another path")
 	}
-	get := func() (_ *narinfo.NarInfo, err error) {
-		archive, err := offer.Open(store.Verifying(ctx))
-		if err != nil {
-			return nil, err
-		}
-		defer func() { err = errors.Join(err, archive.Close()) }()
-		return s.pack(ctx, offer.Info, archive, repair)
-	}
+	get := func() (*narinfo.NarInfo, error) { return s.pack(ctx, offer.Info, offer.Open, repair) }
 	if repair {
 		return get()
 	}

@@ -3,6 +3,7 @@ package binarycache
 import (
 	"bufio"
 	"context"
+	"errors"
 	"fmt"
 	"io"
 
@@ -23,7 +24,7 @@ const narDir = "nar"
 // pack reads a NAR, compares it with its info, and puts it into the cache,
 // compressed, with its listing. The narinfo that it gives is signed and not
 // written, so that nobody sees the object yet.
-func (s *Store) pack(ctx context.Context, info *store.PathInfo, archive io.Reader, repair bool) (*narinfo.NarInfo, error) {
+func (s *Store) pack(ctx context.Context, info *store.PathInfo, open func(context.Context) (io.ReadCloser, error), repair bool) (*narinfo.NarInfo, error) {
 	if err := s.checkAddress(info); err != nil {
 		return nil, err
 	}
@@ -33,7 +34,7 @@ func (s *Store) pack(ctx context.Context, info *store.PathInfo, archive io.Reade
 	}
 	defer staged.Abort()
 	ni := &narinfo.NarInfo{PathInfo: *info.Clone(), Compression: string(s.o.Compression)}
-	listing, err := s.squeezeNar(ctx, ni, archive, staged)
+	listing, err := s.fill(ctx, ni, open, staged)
 	if err != nil {
 		return nil, err
 	}
@@ -49,6 +50,23 @@ func (s *Store) pack(ctx context.Context, info *store.PathInfo, archive io.Reade
 	}
 	activity.Logf(ctx, activity.Talkative, "copying path '%s' (%d bytes, compressed to %d) to binary cache", s.o.Dir.Print(info.Path), ni.NarSize, ni.FileSize)
 	return ni, s.sign(ni)
+}
+
+// fill opens a NAR when it is its turn, so that nobody keeps a connection open to
+// wait, and lets go of it before anything is uploaded.
+func (s *Store) fill(ctx context.Context, ni *narinfo.NarInfo, open func(context.Context) (io.ReadCloser, error), out io.Writer) (_ *nar.Listing, err error) {
+	select {
+	case s.packing <- struct{}{}:
+		defer func() { <-s.packing }()
+	case <-ctx.Done():
+		return nil, context.Cause(ctx)
+	}
+	archive, err := open(store.Verifying(ctx))
+	if err != nil {
+		return nil, err
+	}
+	defer func() { err = errors.Join(err, archive.Close()) }()
+	return s.squeezeNar(ctx, ni, archive, out)
 }
 
 // suffix ends the name of a compressed NAR, as Nix does it: there is none for
@@ -77,12 +95,6 @@ func (s *Store) checkAddress(info *store.PathInfo) error {
 // squeezeNar writes a NAR to out, compressed, fills in what is known then, and
 // lists the NAR if that is wanted.
 func (s *Store) squeezeNar(ctx context.Context, ni *narinfo.NarInfo, archive io.Reader, out io.Writer) (listing *nar.Listing, err error) {
-	select {
-	case s.packing <- struct{}{}:
-		defer func() { <-s.packing }()
-	case <-ctx.Done():
-		return nil, context.Cause(ctx)
-	}
 	file := newSum(ni.NarSize)
 	defer file.stop()
 	whole, sink := file, io.Writer(teeWriter{out, file}) // without compression the file is the NAR
