@@ -25,6 +25,7 @@ type Plan struct {
 // changes nothing. Without Settings.Fallback it is an error when the last source that
 // could have had a path cannot be asked.
 func (e *Engine) Plan(ctx context.Context, wanted []Wanted) (*Plan, error) {
+	ctx = store.WithAnswerAge(ctx, e.settings.AnswerAge)
 	r, err := e.newRequest(ctx)
 	if err != nil {
 		return nil, err

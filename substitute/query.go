@@ -13,6 +13,7 @@ import (
 // about many ([Source.MassQuery]), valid here or not. A source that cannot be
 // asked is only a warning.
 func (e *Engine) SubstitutablePaths(ctx context.Context, paths []storepath.Path) ([]storepath.Path, error) {
+	ctx = store.WithAnswerAge(ctx, e.settings.AnswerAge)
 	sources, err := e.Sources(ctx)
 	if err != nil {
 		return nil, err
@@ -59,6 +60,7 @@ func without(paths []storepath.Path, have storepath.Set) []storepath.Path {
 // Substitutables gives what sources know of each path, nil where none has it,
 // see [store.SubstituterQuerier]. What could not be asked is an error as with Plan.
 func (e *Engine) Substitutables(ctx context.Context, wanted []Wanted) ([]*store.Substitutable, error) {
+	ctx = store.WithAnswerAge(ctx, e.settings.AnswerAge)
 	r, err := e.newRequest(ctx)
 	if err != nil {
 		return nil, err

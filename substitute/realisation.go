@@ -13,6 +13,7 @@ import (
 // where none of them does. One that no trusted key has signed counts as little as
 // an object. A source that cannot be asked is only a warning.
 func (e *Engine) Realisations(ctx context.Context, ids []store.DrvOutput) ([]*store.Realisation, error) {
+	ctx = store.WithAnswerAge(ctx, e.settings.AnswerAge)
 	sources, err := e.Sources(ctx)
 	if err != nil {
 		return nil, err

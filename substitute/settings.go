@@ -1,6 +1,9 @@
 package substitute
 
-import "github.com/strata-nix/strata/trust"
+import (
+	"github.com/strata-nix/strata/store"
+	"github.com/strata-nix/strata/trust"
+)
 
 // DefaultJobs is how many objects are under way at once unless settings say
 // otherwise.
@@ -21,4 +24,8 @@ type Settings struct {
 	// RequireSigs passes over what no key of TrustedKeys has signed ("require-sigs").
 	RequireSigs bool
 	TrustedKeys trust.Keys
+	// AnswerAge is how old answers may be that sources remember of somewhere else
+	// ("narinfo-cache-positive-ttl", "narinfo-cache-negative-ttl"), if that is less
+	// than they themselves let them be.
+	AnswerAge store.AnswerAge
 }

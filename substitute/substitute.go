@@ -39,6 +39,7 @@ type Result struct {
 // There is a result for each of wanted, in their order. The error is for what
 // concerns no single path: the destination cannot be asked, or ctx ends.
 func (e *Engine) Substitute(ctx context.Context, wanted []Wanted, o Options) ([]Result, error) {
+	ctx = store.WithAnswerAge(ctx, e.settings.AnswerAge)
 	if o.Roots == nil {
 		o.Roots = store.TempRootsOf(ctx)
 	}
@@ -83,6 +84,7 @@ func (e *Engine) Substitute(ctx context.Context, wanted []Wanted, o Options) ([]
 // Repair fetches the object of a path anew that is valid, from a source that has it with
 // the contents of info, which need no signature then.
 func (e *Engine) Repair(ctx context.Context, info *store.PathInfo) error {
+	ctx = store.WithAnswerAge(ctx, e.settings.AnswerAge)
 	r, err := e.newRequest(ctx)
 	if err != nil {
 		return err

@@ -98,6 +98,7 @@ func lookup[T any](ctx context.Context, a *Answers, sql string, keys []string, p
 	}
 	found := make(map[string]*Answer[T], len(keys))
 	now := time.Now()
+	positive, negative := store.AnswerAgeOf(ctx).Shortest(a.c.o.TTL.Positive, a.c.o.TTL.Negative)
 	ok := a.c.with(ctx, func(h *handle) error {
 		return h.exec(sql+" in (select value from json_each(?3)) and fetched > case when text is null then ?4 else ?5 end and fetched <= ?6",
 			func(s *sqlite.Stmt) error {
@@ -109,7 +110,7 @@ func lookup[T any](ctx context.Context, a *Answers, sql string, keys []string, p
 				}
 				return nil
 			}, a.uri, string(a.dir), string(list),
-			now.Add(-a.c.o.TTL.Negative).Unix(), now.Add(-a.c.o.TTL.Positive).Unix(), now.Unix()+skew)
+			now.Add(-negative).Unix(), now.Add(-positive).Unix(), now.Unix()+skew)
 	})
 	if !ok {
 		return answers

@@ -7,6 +7,7 @@ import (
 
 	"github.com/strata-nix/strata/narinfo"
 	"github.com/strata-nix/strata/narinfo/diskcache"
+	"github.com/strata-nix/strata/store"
 )
 
 // memory remembers the answers that were given last, by hash part.
@@ -21,9 +22,9 @@ type memory struct {
 }
 
 type remembered struct {
-	hash    string
-	info    *narinfo.NarInfo // nil: the cache has none
-	expires time.Time
+	hash  string
+	info  *narinfo.NarInfo // nil: the cache has none
+	since time.Time
 }
 
 // newMemory makes one for size answers of ordinary size.
@@ -42,8 +43,8 @@ func (r *remembered) places() int {
 	return 1 + (len(r.info.References)+len(r.info.Signatures))/referencesPerPlace
 }
 
-// get gives what is remembered.
-func (m *memory) get(hash string) (info *narinfo.NarInfo, known bool) {
+// get gives what is remembered and not too old.
+func (m *memory) get(hash string, age store.AnswerAge) (info *narinfo.NarInfo, known bool) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	e, ok := m.entries[hash]
@@ -51,7 +52,11 @@ func (m *memory) get(hash string) (info *narinfo.NarInfo, known bool) {
 		return nil, false
 	}
 	r := e.Value.(*remembered)
-	if time.Now().After(r.expires) {
+	ttl, negative := age.Shortest(m.ttl.Positive, m.ttl.Negative)
+	if r.info == nil {
+		ttl = negative
+	}
+	if time.Since(r.since) >= ttl {
 		m.drop(e)
 		return nil, false
 	}
@@ -70,7 +75,7 @@ func (m *memory) put(hash string, info *narinfo.NarInfo) {
 	if info == nil {
 		ttl = m.ttl.Negative
 	}
-	r := &remembered{hash: hash, info: info, expires: time.Now().Add(ttl)}
+	r := &remembered{hash: hash, info: info, since: time.Now()}
 	if ttl <= 0 || r.places() > m.room {
 		return
 	}

@@ -130,12 +130,13 @@ func (s *Store) byHashPart(ctx context.Context, hashes []string) (infos map[stri
 	}
 	var ask []string
 	asked := make(map[string]bool, len(hashes))
+	age := store.AnswerAgeOf(ctx)
 	for _, h := range hashes {
 		if asked[h] {
 			continue
 		}
 		asked[h] = true
-		if info, known := s.known.get(h); !known {
+		if info, known := s.known.get(h, age); !known {
 			ask = append(ask, h)
 		} else if info != nil {
 			infos[h] = info

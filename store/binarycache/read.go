@@ -29,7 +29,8 @@ func (s *Store) NarFromPath(ctx context.Context, p storepath.Path, w io.Writer) 
 // promises while it is read, and io.EOF comes when all is right: who stops before has
 // read what nobody has compared. The reader is for one goroutine.
 func (s *Store) OpenNar(ctx context.Context, p storepath.Path) (io.ReadCloser, error) {
-	info, err := s.narInfo(ctx, p)
+	// That has been asked a moment ago, by whoever wants answers to be new.
+	info, err := s.narInfo(store.WithAnswerAge(ctx, store.AnswerAge{}), p)
 	if err != nil {
 		return nil, err
 	}

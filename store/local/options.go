@@ -4,6 +4,7 @@ import (
 	"path/filepath"
 
 	"github.com/strata-nix/strata/builder"
+	"github.com/strata-nix/strata/store"
 	"github.com/strata-nix/strata/storepath"
 	"github.com/strata-nix/strata/substitute"
 	"github.com/strata-nix/strata/trust"
@@ -34,6 +35,9 @@ type Options struct {
 	RequireSigs bool
 	// TrustedKeys are the keys that are believed ("trusted-public-keys").
 	TrustedKeys trust.Keys
+	// AnswerAge is what a client wants of the answers that substituters remember
+	// ("narinfo-cache-positive-ttl", "narinfo-cache-negative-ttl").
+	AnswerAge store.AnswerAge
 
 	NoWAL                 bool   // "use-sqlite-wal" is false
 	NoSync                bool   // "fsync-metadata" is false

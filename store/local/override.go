@@ -7,27 +7,30 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"time"
 
 	"github.com/strata-nix/strata/trust"
 )
 
 // overrides are the settings that a client may change for itself.
 var overrides = map[string]func(o *Options, value string) error{
-	"require-sigs":              onBool(func(o *Options, b bool) { o.RequireSigs = b }),
-	"keep-outputs":              onBool(func(o *Options, b bool) { o.KeepOutputs = b }),
-	"keep-derivations":          onBool(func(o *Options, b bool) { o.DropDerivations = !b }),
-	"auto-optimise-store":       onBool(func(o *Options, b bool) { o.AutoOptimise = b }),
-	"fsync-store-paths":         onBool(func(o *Options, b bool) { o.FsyncStorePaths = b }),
-	"sync-before-registering":   onBool(func(o *Options, b bool) { o.SyncBeforeRegistering = b }),
-	"trusted-public-keys":       onKeys(func(o *Options, k trust.Keys) { o.TrustedKeys = k }),
-	"extra-trusted-public-keys": onKeys(func(o *Options, k trust.Keys) { o.TrustedKeys = o.TrustedKeys.With(k) }),
-	"substitute":                onBool(func(o *Options, b bool) { o.NoSubstitute = !b }),
-	"fallback":                  onBool(func(o *Options, b bool) { o.Fallback = b }),
-	"max-substitution-jobs":     onJobs,
-	"substituters":              onURIs(func(_ []string, uris []string) []string { return uris }),
-	"binary-caches":             onURIs(func(_ []string, uris []string) []string { return uris }),
-	"extra-substituters":        onURIs(func(old []string, uris []string) []string { return slices.Concat(old, uris) }),
-	"extra-binary-caches":       onURIs(func(old []string, uris []string) []string { return slices.Concat(old, uris) }),
+	"require-sigs":               onBool(func(o *Options, b bool) { o.RequireSigs = b }),
+	"keep-outputs":               onBool(func(o *Options, b bool) { o.KeepOutputs = b }),
+	"keep-derivations":           onBool(func(o *Options, b bool) { o.DropDerivations = !b }),
+	"auto-optimise-store":        onBool(func(o *Options, b bool) { o.AutoOptimise = b }),
+	"fsync-store-paths":          onBool(func(o *Options, b bool) { o.FsyncStorePaths = b }),
+	"sync-before-registering":    onBool(func(o *Options, b bool) { o.SyncBeforeRegistering = b }),
+	"trusted-public-keys":        onKeys(func(o *Options, k trust.Keys) { o.TrustedKeys = k }),
+	"extra-trusted-public-keys":  onKeys(func(o *Options, k trust.Keys) { o.TrustedKeys = o.TrustedKeys.With(k) }),
+	"substitute":                 onBool(func(o *Options, b bool) { o.NoSubstitute = !b }),
+	"fallback":                   onBool(func(o *Options, b bool) { o.Fallback = b }),
+	"max-substitution-jobs":      onJobs,
+	"narinfo-cache-positive-ttl": onAge(func(o *Options, d time.Duration) { o.AnswerAge.Positive = &d }),
+	"narinfo-cache-negative-ttl": onAge(func(o *Options, d time.Duration) { o.AnswerAge.Negative = &d }),
+	"substituters":               onURIs(func(_ []string, uris []string) []string { return uris }),
+	"binary-caches":              onURIs(func(_ []string, uris []string) []string { return uris }),
+	"extra-substituters":         onURIs(func(old []string, uris []string) []string { return slices.Concat(old, uris) }),
+	"extra-binary-caches":        onURIs(func(old []string, uris []string) []string { return slices.Concat(old, uris) }),
 }
 
 // onURIs reads a list of substituters.
@@ -49,6 +52,21 @@ func onJobs(o *Options, value string) error {
 	// Even 0 lets one be under way, as in Nix.
 	o.SubstitutionJobs = int(min(max(n, 1), maxJobs)) //nolint:gosec // at most maxJobs
 	return nil
+}
+
+// maxAge is about as long as a time.Duration can be.
+const maxAge = 1 << 33
+
+// onAge reads a number of seconds.
+func onAge(set func(*Options, time.Duration)) func(*Options, string) error {
+	return func(o *Options, value string) error {
+		n, err := strconv.ParseUint(value, 10, 64)
+		if err != nil {
+			return fmt.Errorf("has invalid value '%.80s', expected a number of seconds", value)
+		}
+		set(o, time.Duration(min(n, maxAge))*time.Second) //nolint:gosec // at most maxAge
+		return nil
+	}
 }
 
 func onBool(set func(*Options, bool)) func(*Options, string) error {

@@ -21,6 +21,7 @@ func (o Options) substitution() substitute.Settings {
 		Jobs:        o.SubstitutionJobs,
 		RequireSigs: o.RequireSigs,
 		TrustedKeys: o.TrustedKeys,
+		AnswerAge:   o.AnswerAge,
 	}
 }
 
