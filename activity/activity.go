@@ -130,13 +130,18 @@ func Logf(ctx context.Context, level Level, format string, args ...any) {
 	}
 }
 
-// Warnf tells a warning, with the word before it that people look for, and further
-// lines below the first, as Nix shows them.
+// Warnf tells a warning, with the word before it that people look for.
 func Warnf(ctx context.Context, format string, args ...any) {
-	say(ctx, Warn, "warning: ", format, args...)
+	Logf(ctx, Warn, "warning: "+format, args...)
 }
 
-// Errorf tells an error likewise.
+// WarnOf tells an error that does not stop anything as a warning, with further lines
+// below the first, as Nix shows errors.
+func WarnOf(ctx context.Context, err error) {
+	say(ctx, Warn, "warning: ", "%v", err)
+}
+
+// Errorf tells an error, with further lines likewise.
 func Errorf(ctx context.Context, format string, args ...any) {
 	say(ctx, Error, "error: ", format, args...)
 }

@@ -177,7 +177,7 @@ func (r *request) query(ctx context.Context, a *asked, paths []storepath.Path) [
 		}
 	}
 	if err != nil && ctx.Err() == nil {
-		activity.Warnf(ctx, "%v", err)
+		activity.WarnOf(ctx, err)
 		if silent == len(paths) {
 			a.giveUp(err)
 		}
@@ -216,7 +216,8 @@ func addSizes(ctx context.Context, a *asked, answers []answer) {
 			there, paths = append(there, got.found), append(paths, got.theirs)
 		}
 	}
-	sizes, err := sizer.DownloadSizes(ctx, paths)
+	// They come with the answers, which are as new as they are to be.
+	sizes, err := sizer.DownloadSizes(store.WithAnswerAge(ctx, store.AnswerAge{}), paths)
 	if err != nil || len(sizes) != len(there) {
 		return
 	}

@@ -42,7 +42,7 @@ func (e *Engine) Sources(ctx context.Context) ([]Source, error) {
 	sources, failed, err := e.pool.Sources(ctx, e.settings.URIs)
 	for _, f := range failed {
 		if _, known := e.told.LoadOrStore(f.URI, true); !known {
-			activity.Warnf(ctx, "%v", f)
+			activity.WarnOf(ctx, f)
 		}
 	}
 	return sources, err

@@ -216,7 +216,7 @@ func (a *asked) failed(ctx context.Context, err error) {
 		return // that has been told
 	case errors.Is(err, store.ErrNotValid):
 		// It has been deleted there, which is nobody's fault.
-		activity.Warnf(ctx, "%v", err)
+		activity.WarnOf(ctx, err)
 		return
 	}
 	activity.Errorf(ctx, "%v", err)

@@ -18,7 +18,7 @@ var (
 	// have it, and that is no failure.
 	ErrGone error = gone{}
 	// ErrStoreDir: the cache is for stores with another directory.
-	ErrStoreDir = errors.New("another store directory")
+	ErrStoreDir = errors.New("binary cache is for another store directory")
 	// ErrNotCache: there is no binary cache.
 	ErrNotCache = errors.New("does not appear to be a binary cache")
 )
@@ -27,6 +27,12 @@ type gone struct{}
 
 func (gone) Error() string { return "NAR is gone from the binary cache" }
 func (gone) Unwrap() error { return store.ErrNotValid }
+
+// storeDirError is an ErrStoreDir that says which ones.
+type storeDirError string
+
+func (e storeDirError) Error() string { return string(e) }
+func (storeDirError) Unwrap() error   { return ErrStoreDir }
 
 // FileError says what is wrong with which file of which cache.
 type FileError struct {

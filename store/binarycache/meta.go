@@ -95,7 +95,7 @@ func (s *Store) fetchMeta(ctx context.Context) (info narinfo.CacheInfo, there bo
 		return info, false, s.bad(narinfo.CacheInfoFile, "", err)
 	}
 	if info.Dir != "" && info.Dir != s.o.Dir {
-		return info, false, fmt.Errorf("binary cache '%s' is for Nix stores with prefix '%s', not '%s': %w", s.o.URI, info.Dir, s.o.Dir, ErrStoreDir)
+		return info, false, storeDirError(fmt.Sprintf("binary cache '%s' is for Nix stores with prefix '%s', not '%s'", s.o.URI, info.Dir, s.o.Dir))
 	}
 	return info, true, nil
 }
