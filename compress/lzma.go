@@ -50,7 +50,7 @@ type lzmaDecoder struct {
 	literalContext            uint32    // bits of the byte before, lc
 	literalMask, positionMask uint32    // from lp and pb
 
-	dictionary int // how far back a match may begin, in bytes
+	dictionary uint32 // how far back a match may begin, in bytes; at most MaxWindow
 	in         lzmaInput
 }
 

@@ -25,7 +25,7 @@ type lzma2Reader struct {
 }
 
 // begin starts with another stream of chunks.
-func (z *lzma2Reader) begin(dictionary int) {
+func (z *lzma2Reader) begin(dictionary uint32) {
 	z.decoder.dictionary = dictionary
 	z.needDictionary, z.needProperties = true, true
 	z.read = 0
@@ -53,7 +53,7 @@ func (z *lzma2Reader) room(n int) {
 	if z.done+n <= size {
 		return
 	}
-	dictionary := z.decoder.dictionary
+	dictionary := int(z.decoder.dictionary)
 	size = min(max(2*size, z.done+n), max(size, dictionary+dictionary/2+maxChunk))
 	drop := 0
 	if z.done+n > size {
@@ -65,6 +65,9 @@ func (z *lzma2Reader) room(n int) {
 	}
 	copy(to, z.window[drop:z.done])
 	z.window, z.done, z.given, z.start = to, z.done-drop, z.given-drop, z.start-drop
+	if z.start < 0 {
+		z.start = z.start&15 - 16 // no more than that it is gone, and the position, counts
+	}
 }
 
 // Control bytes of chunks. From controlLZMA on there is compressed data, and the

@@ -114,8 +114,11 @@ func (d *lzmaDecoder) decode(window []byte, start, pos, size int) bool {
 				state = next(state, 8)
 			}
 		}
+		if rep0 >= d.dictionary {
+			return false
+		}
 		from, end := pos-int(rep0)-1, pos+int(n)
-		if from < first || int(rep0) >= d.dictionary || end > len(window) {
+		if from < first || end > len(window) {
 			return false
 		}
 		repeat(window[:end], from, pos)

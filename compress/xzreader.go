@@ -169,7 +169,7 @@ const (
 
 // parseBlockHeader takes a header from its flags on, and gives the size of the
 // dictionary.
-func (x *xzReader) parseBlockHeader(head []byte) (int, error) {
+func (x *xzReader) parseBlockHeader(head []byte) (uint32, error) {
 	flags, head := head[0], head[1:]
 	if flags&xzReserved != 0 {
 		return 0, bad("unknown flags of a block")
@@ -200,7 +200,7 @@ func (x *xzReader) parseBlockHeader(head []byte) (int, error) {
 	return dictionarySize(property)
 }
 
-func dictionarySize(b byte) (int, error) {
+func dictionarySize(b byte) (uint32, error) {
 	if b > 40 {
 		return 0, bad("size of the dictionary")
 	}
@@ -208,7 +208,7 @@ func dictionarySize(b byte) (int, error) {
 	if size > MaxWindow {
 		return 0, fmt.Errorf("%w: its dictionary has %d bytes", ErrMemory, size)
 	}
-	return int(size), nil
+	return uint32(size), nil
 }
 
 func zeros(b []byte) bool { return len(bytes.TrimLeft(b, "\x00")) == 0 }
