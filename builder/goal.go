@@ -31,8 +31,6 @@ type goal struct {
 	top bool
 }
 
-func (g *goal) message() string { return g.result.Message }
-
 // wait is somebody who waits for several goals.
 type wait struct {
 	left         int

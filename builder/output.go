@@ -226,6 +226,7 @@ func (r *request) notSubstituted(o *output) {
 		return
 	}
 	r.steps = append(r.steps, func(context.Context) error {
+		//lint:ignore ST1005 these are Nix's words
 		return fmt.Errorf("some outputs of '%s' are not valid, so checking is not possible\n"+
 			"Hint: --rebuild and --check error if the derivation was not previously built and cannot be substituted.\n"+
 			"      Remove it to perform a fresh build, or use --repair to rewrite missing or corrupted builds in the store.",

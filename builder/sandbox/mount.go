@@ -36,7 +36,7 @@ func (m Mount) String() string {
 func (m Mount) check() error {
 	if !filepath.IsAbs(m.Target) || filepath.Clean(m.Target) != m.Target || m.Target == "/" ||
 		strings.ContainsRune(m.Target, 0) {
-		return fmt.Errorf("%q is no place in a sandbox: it is not an absolute path without . and ..", m.Target)
+		return fmt.Errorf("%q is no place in a sandbox, as it is not absolute or not clean", m.Target)
 	}
 	if m.Kind <= Own && !filepath.IsAbs(m.Source) {
 		return fmt.Errorf("%q, to be shown at %s, is not an absolute path", m.Source, m.Target)
