@@ -183,8 +183,7 @@ func (r *request) start(ctx context.Context, b *building, slot *slot) {
 
 // built ends the goal.
 func (r *request) built(ctx context.Context, b *building, result *store.BuildResult) {
-	// Of a large graph only the paths are needed any more.
-	b.basic, b.node.opts = nil, nil
+	b.basic = nil // a large graph is done before it is given back
 	if !result.Status.OK() {
 		r.progress.builds.failed++
 		r.failAs(ctx, &b.goal, result)

@@ -77,14 +77,23 @@ func (r *request) substitute(ctx context.Context, gs []*pathGoal) {
 	}
 }
 
-// fetch substitutes paths that are all to be repaired or all not.
+// fetch substitutes paths that are all to be repaired or all not. What becomes of
+// one of them is known before what becomes of others is.
 func (r *request) fetch(ctx context.Context, gs []*pathGoal) step {
+	byPath := make(map[storepath.Path]*pathGoal, len(gs))
 	wanted := make([]substitute.Wanted, len(gs))
 	for i, g := range gs {
 		wanted[i] = substitute.Wanted{Path: g.path, CA: g.ca}
+		byPath[g.path] = g
 	}
 	o, stop := r.substituteOptions(gs[0].repair)
 	defer stop()
+	o.Early = func(res substitute.Result) {
+		r.tellLoop(ctx, func(ctx context.Context) error {
+			r.fetched(ctx, byPath[res.Path], res)
+			return nil
+		})
+	}
 	results, err := r.Substituter.Substitute(ctx, wanted, o)
 	return func(ctx context.Context) error {
 		if err != nil {
@@ -98,6 +107,9 @@ func (r *request) fetch(ctx context.Context, gs []*pathGoal) step {
 }
 
 func (r *request) fetched(ctx context.Context, g *pathGoal, res substitute.Result) {
+	if g.state != open {
+		return // it was told early
+	}
 	result := &store.BuildResult{Status: res.Status}
 	if res.Status.OK() {
 		r.good.note(g.path, true)

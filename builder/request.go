@@ -36,7 +36,7 @@ type request struct {
 	givenUp  bool // one of them failed, and the others are not worth it any more
 	failures []store.BuildStatus
 
-	events  chan step // of goroutines that have come to an end
+	events  chan event
 	wg      sync.WaitGroup
 	running int // goroutines of wg
 	slots   slots
@@ -63,7 +63,7 @@ func (b *Builder) newRequest(v View, mode store.BuildMode, roots store.TempRoots
 	return &request{
 		View: v, Options: v.Options, b: b, mode: mode, roots: roots,
 		nodes: map[nodeKey]*node{}, targets: map[string]*target{}, paths: map[storepath.Path]*pathGoal{},
-		events: make(chan step),
+		events: make(chan event),
 		slots:  newSlots(v.Options.MaxJobs),
 		infos:  infoCache{known: map[storepath.Path]*store.PathInfo{}},
 	}
@@ -107,9 +107,11 @@ func (r *request) loop(ctx context.Context) error {
 		}
 		r.progress.report(r)
 		select {
-		case done := <-r.events:
-			r.running--
-			r.steps = append(r.steps, done)
+		case e := <-r.events:
+			if e.end {
+				r.running--
+			}
+			r.steps = append(r.steps, e.do)
 		case <-r.slots.nudge:
 		case <-ctx.Done():
 		}
@@ -154,6 +156,21 @@ func (r *request) next(ctx context.Context) (bool, error) {
 	return r.startBuilding(ctx) || did, nil
 }
 
+// tellLoop has the goroutine of the request do something, before the goroutine that
+// asks for it comes to its end.
+func (r *request) tellLoop(ctx context.Context, do step) {
+	select {
+	case r.events <- event{do: do}:
+	case <-ctx.Done():
+	}
+}
+
+// event is what other goroutines have for that of the request.
+type event struct {
+	do  step
+	end bool // of the goroutine
+}
+
 // spawn does something that takes long in another goroutine; what it gives is
 // then done by the goroutine of the request.
 func (r *request) spawn(ctx context.Context, work func(context.Context) step) {
@@ -161,7 +178,7 @@ func (r *request) spawn(ctx context.Context, work func(context.Context) step) {
 	r.wg.Go(func() {
 		done := work(ctx)
 		select {
-		case r.events <- done:
+		case r.events <- event{done, true}:
 		case <-ctx.Done():
 		}
 	})

@@ -22,6 +22,7 @@ type cache struct {
 	broken storepath.Set // it has them, and gives none
 	reals  map[store.DrvOutput]storepath.Path
 
+	gate     chan struct{} // nil, or what objects wait for
 	calls    int
 	repaired []storepath.Path
 }
@@ -58,6 +59,14 @@ func (c *cache) Substitutables(ctx context.Context, wanted []substitute.Wanted) 
 func (c *cache) Substitute(ctx context.Context, wanted []substitute.Wanted, o substitute.Options) ([]substitute.Result, error) {
 	c.calls++
 	out := make([]substitute.Result, len(wanted))
+	for _, want := range wanted {
+		if !c.has.Has(want.Path) && !c.broken.Has(want.Path) {
+			o.Early(substitute.Result{Path: want.Path, Status: store.NoSubstituters})
+		}
+	}
+	if c.gate != nil {
+		<-c.gate
+	}
 	for i, want := range wanted {
 		out[i] = c.get(ctx, want.Path)
 		if o.Repair && out[i].Status.OK() {
@@ -157,6 +166,24 @@ func TestSubstitutersAreAskedBySets(t *testing.T) {
 	w.mustBuild(wants(top))
 	if cache.calls != 2 {
 		t.Errorf("%d calls for two levels", cache.calls)
+	}
+}
+
+// What nobody has is built while other things are on their way.
+func TestBuildsDoNotWaitForDownloads(t *testing.T) {
+	w := newWorld(t)
+	a, b := w.add(drv{name: "a"}), w.add(drv{name: "b"})
+	cache := w.cache()
+	cache.has.Add(w.out(a))
+	cache.gate = make(chan struct{})
+	w.run = func(context.Context, *execute.Job) (*store.BuildResult, error) {
+		close(cache.gate)
+		return nil, nil
+	}
+	results := w.mustBuild(wants(a), wants(b))
+	w.expect("b")
+	if results[0].Status != store.Substituted || results[1].Status != store.Built {
+		t.Errorf("%+v", results)
 	}
 }
 

@@ -52,6 +52,7 @@ func (x *run) note(p storepath.Path, from *store.Offer, err error) {
 		}
 		x.outcome[p] = Result{Status: store.Substituted}
 		delete(x.again, p)
+		x.tellEarly(p)
 	case errors.As(err, &dependency):
 		x.outcome[p] = Result{Status: store.DependencyFailed, Failed: true, Err: err}
 	default:
@@ -69,6 +70,14 @@ func (x *run) spread(f *found) {
 	if _, failed, ok := x.obtainable(f); !ok {
 		r.Failed = failed
 		x.outcome[f.info.Path] = r
+	}
+}
+
+// tellEarly tells of a wanted path whose outcome is certain.
+func (x *run) tellEarly(p storepath.Path) {
+	if x.opts.Early != nil && x.wanted.Has(p) {
+		delete(x.wanted, p)
+		x.opts.Early(x.result(p))
 	}
 }
 

@@ -22,6 +22,7 @@ type run struct {
 	tally    *tally
 	hide     func()
 	again    storepath.Set // what is wanted although it is valid
+	wanted   storepath.Set // of whose results nobody has heard early
 
 	mu      sync.Mutex
 	tried   map[storepath.Path]map[*asked]error // which sources have failed, and how
@@ -36,7 +37,7 @@ func newRun(ctx context.Context, r *request, o Options) (*run, error) {
 		return nil, err
 	}
 	x := &run{
-		request: r, importer: importer, opts: o, ctx: ctx, destName: r.dest.URI(), again: storepath.Set{},
+		request: r, importer: importer, opts: o, ctx: ctx, destName: r.dest.URI(), again: storepath.Set{}, wanted: storepath.Set{},
 		tried: map[storepath.Path]map[*asked]error{}, at: map[storepath.Path]*found{}, outcome: map[storepath.Path]Result{},
 	}
 	if ref, err := store.ParseReference(x.destName); err == nil {
@@ -66,11 +67,15 @@ func (x *run) take(ctx context.Context, c *closure, wanted []Wanted) error {
 		_, missing := c.missing[w.Path]
 		if c.found[w.Path] == nil && !missing && x.outcome[w.Path].Status != store.Substituted {
 			x.outcome[w.Path] = Result{Status: store.AlreadyValid}
+			x.tellEarly(w.Path)
 		}
 	}
 	for p, err := range c.missing {
 		if len(x.tried[p]) == 0 {
 			x.outcome[p] = x.unobtainable(p, err)
+			if err == nil {
+				x.tellEarly(p)
+			}
 		} // else it is known how its sources failed
 	}
 	var imports []store.Import

@@ -20,6 +20,10 @@ type Options struct {
 	// Observe, if not nil, hears how far it is, one call at a time, instead of
 	// activities of type Realise and CopyPaths that the engine would start itself.
 	Observe func(Count)
+	// Early, if not nil, hears of the results of wanted paths that are certain before
+	// all is over: that nobody has it, or that it has come. One call at a time, and at
+	// most one for a path.
+	Early func(Result)
 }
 
 // Result is the outcome for a wanted path.
@@ -52,8 +56,9 @@ func (e *Engine) Substitute(ctx context.Context, wanted []Wanted, o Options) ([]
 		return nil, err
 	}
 	defer x.close()
-	if o.Repair {
-		for _, w := range wanted {
+	for _, w := range wanted {
+		x.wanted.Add(w.Path)
+		if o.Repair {
 			x.again.Add(w.Path)
 		}
 	}
