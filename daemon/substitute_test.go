@@ -47,6 +47,8 @@ func TestSubstitutesAsAStockDaemon(t *testing.T) {
 				{sh: `nix build --no-link --option substituters $M/good /nix/store/$lib2 && nix path-info -rsSh /nix/store/$lib2 | sort`},
 				{sh: `nix path-info --store $M/good -rsSh /nix/store/$app | sort; nix store ls --store $M/good -lR /nix/store/$base`},
 				{sh: `nix copy --from $M/good /nix/store/$lib2; nix path-info --sigs --all`},
+				{sh: `nix eval --option substituters $M/good --impure --raw --expr "builtins.readFile ((import $DIR/x.nix).lib2 + \"/deps\")"`, since: "2.26"},
+				{sh: `nix-env -p $DIR/profile -i /nix/store/$lib2 --option substituters $M/good && ls $DIR/profile/; rm $DIR/profile*`},
 				{sh: `nix copy --no-check-sigs --from $M/unsigned /nix/store/$base; nix path-info --sigs --all`},
 				{sh: `nix copy --no-check-sigs --from $M/hash /nix/store/$base`, fails: true, since: "2.26"},
 				{sh: `realise good /nix/store/$lib2 >/dev/null; nix store verify -r --sigs-needed 2 /nix/store/$lib2 2>&1 | grep untrusted | sort; exit ${PIPESTATUS[0]}`, fails: true},
