@@ -168,6 +168,20 @@ func TestWhatMakesNoSense(t *testing.T) {
 	}
 }
 
+func TestNothingIsWrittenToWhatIsNotWritable(t *testing.T) {
+	w := newWorld(t)
+	a := w.add(drv{name: "a"})
+	w.mustBuild(wants(a))
+	w.began()
+	b := w.add(drv{name: "b"})
+	w.v.Writable = func() error { return store.ErrReadOnly }
+	w.mustBuild(wants(a)) // nothing is
+	if _, err := w.build(wants(b)); !errors.Is(err, store.ErrReadOnly) {
+		t.Error(err)
+	}
+	w.expect()
+}
+
 func TestEnsurePath(t *testing.T) {
 	w := newWorld(t)
 	a := w.add(drv{name: "a"})

@@ -23,6 +23,11 @@ import (
 // for it too.
 func (r *request) execute(ctx context.Context, b *building, slot *slot, t *turn, s *shared) (*store.BuildResult, error) {
 	n := b.node
+	if r.Writable != nil {
+		if err := r.Writable(); err != nil {
+			return nil, fmt.Errorf("building '%s': %w", r.Store.Dir().Print(n.path), err)
+		}
+	}
 	locks, err := lockOutputs(ctx, r.lockFiles(n), slot, t)
 	if err != nil {
 		return nil, fmt.Errorf("locking the outputs of '%s': %w", r.Store.Dir().Print(n.path), err)

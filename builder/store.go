@@ -53,4 +53,7 @@ type View struct {
 	// Substituter is nil if there are no substituters, or the client wants none.
 	Substituter Substituter
 	Options     Options
+	// Writable, if not nil, is asked before a build writes anything; its error is
+	// the answer. (That the store directory is mounted, and is there.)
+	Writable func() error
 }

@@ -13,7 +13,7 @@ import (
 // Building is what builds in this store, and as which client it is seen there.
 // seen is this store, or the one that is built on it.
 func (s *Store) Building(seen builder.Store) (*builder.Builder, builder.View) {
-	v := builder.View{Store: seen, Options: s.opts.Build}
+	v := builder.View{Store: seen, Options: s.opts.Build, Writable: s.writable}
 	v.Options.Fallback = s.opts.Fallback
 	if v.Options.Execute.Users.StateDir == "" {
 		v.Options.Execute.Users.StateDir = s.state
