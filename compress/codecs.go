@@ -74,7 +74,7 @@ func openBrotli(d *reader) (io.Reader, error) {
 	return brotli.NewReader(d.input()), nil
 }
 
-func newZstdWriter(w io.Writer, opts Options) (io.WriteCloser, error) {
+func newZstdWriter(w *sink, opts Options) (io.WriteCloser, error) {
 	level := zstd.EncoderLevelFromZstd(opts.Level)
 	if opts.Parallel {
 		return zstd.NewWriter(w, zstd.WithEncoderConcurrency(0), zstd.WithEncoderLevel(level)) // 0: all
@@ -105,14 +105,14 @@ func (z zstdWriter) Close() error {
 	return err
 }
 
-func newGzipWriter(w io.Writer, opts Options) (io.WriteCloser, error) {
+func newGzipWriter(w *sink, opts Options) (io.WriteCloser, error) {
 	return gzip.NewWriterLevel(w, opts.Level)
 }
 
-func newBzip2Writer(w io.Writer, opts Options) (io.WriteCloser, error) {
+func newBzip2Writer(w *sink, opts Options) (io.WriteCloser, error) {
 	return bzip2.NewWriter(w, &bzip2.WriterConfig{Level: opts.Level})
 }
 
-func newBrotliWriter(w io.Writer, opts Options) (io.WriteCloser, error) {
+func newBrotliWriter(w *sink, opts Options) (io.WriteCloser, error) {
 	return brotli.NewWriterLevel(w, opts.Level), nil
 }

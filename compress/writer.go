@@ -15,7 +15,8 @@ const DefaultLevel = -1
 // parallel-compression. Level has no useful zero: start from DefaultLevel.
 type Options struct {
 	// Level is how hard to try: 0 to 9 for xz and gzip, 1 to 9 for bzip2, 1 to
-	// 22 for zstd, 0 to 11 for br. None ignores it.
+	// 22 for zstd, whose encoder knows four, the last of them from 10 on, and 0 to
+	// 11 for br. None ignores it.
 	Level int
 	// Parallel uses all processors, where the method has a way to: xz and zstd.
 	Parallel bool
@@ -24,7 +25,7 @@ type Options struct {
 // encoders are how each method is written.
 var encoders = map[Method]struct {
 	lowest, highest, otherwise int // levels
-	open                       func(io.Writer, Options) (io.WriteCloser, error)
+	open                       func(*sink, Options) (io.WriteCloser, error)
 }{
 	XZ:     {0, 9, 6, newXZWriter},
 	Zstd:   {1, 22, 3, newZstdWriter},

@@ -43,11 +43,8 @@ func xzEnv() []string {
 
 func openXZ(d *reader) (io.Reader, error) { return newXZReader(d.input()), nil }
 
-func newXZWriter(w io.Writer, opts Options) (io.WriteCloser, error) {
-	return newXZWriterWith(w.(*sink), opts, xzProgram())
-}
-
-func newXZWriterWith(w *sink, opts Options, program string) (io.WriteCloser, error) {
+func newXZWriter(w *sink, opts Options) (io.WriteCloser, error) {
+	program := xzProgram()
 	if program == "" {
 		return newGoXZWriter(w, opts)
 	}
@@ -71,7 +68,7 @@ var dictionaries = [10]int{
 	256 << 10, 1 << 20, 2 << 20, 4 << 20, 4 << 20, 8 << 20, 8 << 20, 16 << 20, 32 << 20, 64 << 20,
 }
 
-func newGoXZWriter(w io.Writer, opts Options) (io.WriteCloser, error) {
+func newGoXZWriter(w *sink, opts Options) (io.WriteCloser, error) {
 	return &lazyWriter{open: func() (io.WriteCloser, error) {
 		return xz.WriterConfig{DictCap: dictionaries[opts.Level], CheckSum: xz.CRC64}.NewWriter(w)
 	}}, nil
