@@ -57,7 +57,12 @@ func (e *FileError) Error() string {
 }
 
 // Unwrap makes it an ErrBadFile.
-func (e *FileError) Unwrap() []error { return []error{ErrBadFile, e.Err} }
+func (e *FileError) Unwrap() []error {
+	if e.Err == nil {
+		return []error{ErrBadFile}
+	}
+	return []error{ErrBadFile, e.Err}
+}
 
 // bad makes a FileError.
 func (s *Store) bad(file, why string, err error) error {

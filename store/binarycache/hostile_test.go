@@ -10,6 +10,7 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"github.com/strata-nix/strata/compress"
@@ -196,6 +197,53 @@ type counter struct{ n uint64 }
 func (c *counter) Write(p []byte) (int, error) {
 	c.n += uint64(len(p))
 	return len(p), nil
+}
+
+// A stream that never ends is not read for ever, though nothing comes out of it.
+func TestEndlessFile(t *testing.T) {
+	memory, o, info := cacheOf(t, compress.Gzip, func(i *narinfo.NarInfo) { i.FileHash, i.FileSize = nixhash.Hash{}, 0 })
+	var empty bytes.Buffer
+	if w, err := compress.NewWriter(t.Context(), compress.Gzip, &empty, compress.Options{Level: compress.DefaultLevel}); err != nil || w.Close() != nil {
+		t.Fatal(err)
+	}
+	objects := &fault.Objects{Store: memory, Body: func(name string, body io.ReadCloser) io.ReadCloser {
+		if name != info.URL {
+			return body
+		}
+		return io.NopCloser(&endless{piece: empty.Bytes()})
+	}}
+	err := open(t, objects, nil).NarFromPath(t.Context(), o.Path(), io.Discard)
+	if !errors.Is(err, binarycache.ErrBadFile) || !strings.Contains(err.Error(), "has more than") {
+		t.Errorf("%v", err)
+	}
+}
+
+// endless gives the same piece again and again.
+type endless struct {
+	piece []byte
+	at    int
+}
+
+func (e *endless) Read(p []byte) (int, error) {
+	n := copy(p, e.piece[e.at:])
+	e.at = (e.at + n) % len(e.piece)
+	return n, nil
+}
+
+// What is known of a cache gets old, too.
+func TestCacheInfoChanges(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		objects := objstore.NewMemory()
+		objstoretest.Put(t, objects, "nix-cache-info", "Priority: 40\n")
+		s := open(t, objects, func(o *binarycache.Options) { o.TTL = diskcache.TTL{Meta: time.Hour} })
+		for _, want := range []int{40, 40, 10} {
+			if p, _, err := s.Advertise(t.Context()); p != want || err != nil {
+				t.Errorf("%d, %v; want %d", p, err, want)
+			}
+			objstoretest.Put(t, objects, "nix-cache-info", "Priority: 10\n")
+			time.Sleep(35 * time.Minute)
+		}
+	})
 }
 
 // One file that makes no sense does not hide the others.

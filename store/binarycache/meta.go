@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"time"
 
 	"github.com/strata-nix/strata/narinfo"
 	"github.com/strata-nix/strata/objstore"
@@ -13,8 +14,9 @@ import (
 type meta struct {
 	turn lock // who has it may find out
 	info narinfo.CacheInfo
-	// read tells that info is right, written that the cache has just said so itself.
+	// read tells that info is right, written that the cache has said so itself, since when.
 	read, written bool
+	since         time.Time
 }
 
 // lock is a mutex whose waiting can be canceled; the zero value is not usable.
@@ -51,12 +53,12 @@ func (s *Store) prepare(ctx context.Context, write bool) (narinfo.CacheInfo, err
 		return narinfo.CacheInfo{}, err
 	}
 	defer m.turn.release()
-	if m.read && (m.written || !write) {
+	if m.read && (m.written || !write) && !s.stale(m.since) {
 		return m.info, nil
 	}
 	if s.disk != nil && !write {
 		if info, known := s.disk.Info(ctx); known {
-			m.info, m.read = info, true
+			m.info, m.read, m.written, m.since = info, true, false, time.Now()
 			return info, nil
 		}
 	}
@@ -76,8 +78,13 @@ func (s *Store) prepare(ctx context.Context, write bool) (narinfo.CacheInfo, err
 		s.disk.SetInfo(ctx, info)
 	}
 	// An empty cache may become another one, so nothing is remembered of it.
-	m.info, m.read, m.written = info, there, there
+	m.info, m.read, m.written, m.since = info, there, there, time.Now()
 	return info, nil
+}
+
+// stale tells that what is known of the cache is too old to be believed.
+func (s *Store) stale(since time.Time) bool {
+	return s.o.TTL.Meta > 0 && time.Since(since) >= s.o.TTL.Meta
 }
 
 // fetchMeta reads nix-cache-info. That it is forbidden does not mean that it is

@@ -35,6 +35,11 @@ type narReader struct {
 	done error           // io.EOF, or what went wrong
 }
 
+// fileSlack is by how many bytes a compressed file whose size is not known may be
+// larger than the NAR, besides an eighth of it: there are streams that never end and
+// hold nothing.
+const fileSlack = 1 << 20
+
 // decompress sets src.
 func (r *narReader) decompress(method compress.Method) (err error) {
 	if method == compress.None {
@@ -45,8 +50,9 @@ func (r *narReader) decompress(method compress.Method) (err error) {
 	if !r.info.FileHash.IsZero() {
 		r.file.hash = nixhash.SHA256.New()
 	}
-	if r.info.FileSize > 0 {
-		r.file.limit = r.info.FileSize
+	r.file.limit = r.info.FileSize
+	if r.file.limit == 0 {
+		r.file.limit = r.info.NarSize + r.info.NarSize/8 + fileSlack
 	}
 	r.dec, err = compress.NewReader(r.ctx, method, r.file)
 	r.src = r.dec
@@ -135,6 +141,9 @@ func (r *narReader) readError(err error) error {
 		return r.broken("the NAR cannot be read", e)
 	}
 	if errors.Is(err, errTooLong) {
+		if r.info.FileSize == 0 {
+			return r.broken(fmt.Sprintf("has more than %d bytes, for a NAR of %d", r.file.limit, r.info.NarSize), nil)
+		}
 		return r.broken(fmt.Sprintf("has more bytes than the %d that its narinfo says", r.info.FileSize), nil)
 	}
 	return r.s.failed("reading", r.name, err)
@@ -210,7 +219,7 @@ var errClosed = errors.New("the NAR has been closed")
 type fileReader struct {
 	src   io.Reader
 	hash  hash.Hash // nil: not wanted
-	limit uint64    // bytes; 0: none
+	limit uint64    // bytes
 	n     uint64
 }
 
@@ -222,7 +231,7 @@ func (f *fileReader) Read(p []byte) (int, error) {
 	if f.hash != nil {
 		f.hash.Write(p[:n])
 	}
-	if f.limit > 0 && f.n > f.limit {
+	if f.n > f.limit {
 		return 0, errTooLong
 	}
 	return n, err

@@ -41,9 +41,9 @@ type Options struct {
 	Priority      *int
 	WantMassQuery *bool
 
-	// TTL is for how long answers are kept in memory. Zero asks anew each time. In a
-	// directory, where asking costs little and others write, remember what is there
-	// and not what is not.
+	// TTL is for how long answers are kept in memory. Zero asks anew each time, but for
+	// nix-cache-info, which then is asked for once. In a directory, where asking costs
+	// little and others write, remember what is there and not what is not.
 	TTL diskcache.TTL
 	// InfoCacheSize is how many answers are kept in memory ("path-info-cache-size");
 	// 0: the default, negative: none.
