@@ -3,7 +3,6 @@ package builder
 import (
 	"context"
 	"errors"
-	"slices"
 	"sync"
 
 	"github.com/strata-nix/strata/builder/execute"
@@ -48,7 +47,7 @@ func (f *Failure) ExitStatus() uint64 {
 // that took, is kept by the temporary roots of the caller ([store.WithTempRoots]), if
 // it has any, else until BuildPaths comes back.
 func (b *Builder) BuildPaths(ctx context.Context, v View, targets []derivation.DerivedPath, mode store.BuildMode) ([]*store.BuildResult, error) {
-	return b.do(ctx, v, mode, func(r *request) ([]*goal, error) {
+	return b.do(ctx, v, func(r *request) ([]*goal, error) {
 		goals := make([]*goal, len(targets))
 		for i, t := range targets {
 			goals[i] = r.want(t, mode)
@@ -61,7 +60,7 @@ func (b *Builder) BuildPaths(ctx context.Context, v View, targets []derivation.D
 // [store.DerivationBuilder].
 func (b *Builder) BuildDerivation(ctx context.Context, v View, p storepath.Path, basic *derivation.Basic, mode store.BuildMode) (*store.BuildResult, error) {
 	target := derivation.DerivedPath{Path: p, Outputs: []string{derivation.AllOutputs}}
-	results, err := b.do(ctx, v, mode, func(r *request) ([]*goal, error) {
+	results, err := b.do(ctx, v, func(r *request) ([]*goal, error) {
 		drv := &derivation.Derivation{Basic: *basic}
 		text, err := drv.ATerm(v.Store.Dir())
 		if err != nil {
@@ -102,13 +101,13 @@ func (b *Builder) EnsurePath(ctx context.Context, v View, p storepath.Path) erro
 }
 
 // do runs a request.
-func (b *Builder) do(ctx context.Context, v View, mode store.BuildMode, begin func(*request) ([]*goal, error), targets []derivation.DerivedPath) (results []*store.BuildResult, err error) {
+func (b *Builder) do(ctx context.Context, v View, begin func(*request) ([]*goal, error), targets []derivation.DerivedPath) (results []*store.BuildResult, err error) {
 	roots := store.TempRootsOf(ctx)
 	if roots == nil {
 		roots = v.Store.NewTempRoots()
 		defer func() { err = errors.Join(err, roots.Close()) }()
 	}
-	r := b.newRequest(v, mode, roots)
+	r := b.newRequest(v, roots)
 	goals, err := begin(r)
 	if err != nil {
 		return nil, err
@@ -132,7 +131,7 @@ func (r *request) results(goals []*goal, targets []derivation.DerivedPath) []*st
 		result := *g.result
 		result.Path = targets[i]
 		if !result.Status.OK() {
-			result.ExitStatus = store.ExitStatus(slices.Clone(r.failures)...)
+			result.ExitStatus = store.ExitStatus(r.failures...)
 		}
 		out[i] = &result
 	}

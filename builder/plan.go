@@ -18,7 +18,7 @@ import (
 func (b *Builder) QueryMissing(ctx context.Context, v View, targets []derivation.DerivedPath) (*store.Missing, error) {
 	p := planner{
 		// A request has all that it takes to know derivations and what is there of them.
-		r:    b.newRequest(v, store.BuildNormal, noRoots{}),
+		r:    b.newRequest(v, noRoots{}),
 		done: map[string]bool{}, build: storepath.Set{}, unknown: storepath.Set{}, wanted: storepath.Set{},
 	}
 	for level := p.fresh(ctx, targets); len(level) > 0; {

@@ -21,7 +21,6 @@ type request struct {
 	View
 	Options // of the View
 	b       *Builder
-	mode    store.BuildMode
 	roots   store.TempRoots
 
 	nodes   map[nodeKey]*node
@@ -59,9 +58,9 @@ type batch struct {
 	realisation []*store.Realisation
 }
 
-func (b *Builder) newRequest(v View, mode store.BuildMode, roots store.TempRoots) *request {
+func (b *Builder) newRequest(v View, roots store.TempRoots) *request {
 	return &request{
-		View: v, Options: v.Options, b: b, mode: mode, roots: roots,
+		View: v, Options: v.Options, b: b, roots: roots,
 		nodes: map[nodeKey]*node{}, targets: map[string]*target{}, paths: map[storepath.Path]*pathGoal{},
 		events: make(chan event),
 		slots:  newSlots(v.Options.MaxJobs),

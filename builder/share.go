@@ -82,7 +82,7 @@ func (b *Builder) join(ctx context.Context, k shareKey, build func(context.Conte
 		s.waiters++
 		return s, true
 	}
-	s = &shared{waiters: 1, told: newFan(), done: make(chan struct{})}
+	s = &shared{waiters: 1, told: new(fan), done: make(chan struct{})}
 	b.builds[k] = s
 	runCtx, cancel := context.WithCancel(activity.With(context.WithoutCancel(ctx), s.told))
 	s.cancel = cancel
