@@ -175,7 +175,10 @@ type event struct {
 func (r *request) spawn(ctx context.Context, work func(context.Context) step) {
 	r.running++
 	r.wg.Go(func() {
-		done := work(ctx)
+		var done step
+		if err := caught(func() error { done = work(ctx); return nil }); err != nil {
+			done = func(context.Context) error { return err }
+		}
 		select {
 		case r.events <- event{done, true}:
 		case <-ctx.Done():

@@ -2,6 +2,9 @@ package builder
 
 import (
 	"context"
+	"errors"
+	"fmt"
+	"runtime/debug"
 	"sync"
 
 	"github.com/strata-nix/strata/activity"
@@ -54,8 +57,7 @@ func (b *Builder) underWay(k shareKey) bool {
 func (b *Builder) share(ctx context.Context, k shareKey, build func(context.Context, *shared) (*store.BuildResult, error),
 	keep func(context.Context, *store.BuildResult) error,
 ) (result *store.BuildResult, joined bool, err error) {
-	s, joined := b.join(ctx, k, build)
-	listening := s.told.add(ctx)
+	s, listening, joined := b.join(ctx, k, build)
 	select {
 	case <-s.done:
 	case <-ctx.Done():
@@ -75,23 +77,39 @@ func (b *Builder) share(ctx context.Context, k shareKey, build func(context.Cont
 }
 
 // join adds a waiter to a build.
-func (b *Builder) join(ctx context.Context, k shareKey, build func(context.Context, *shared) (*store.BuildResult, error)) (s *shared, joined bool) {
+func (b *Builder) join(ctx context.Context, k shareKey, build func(context.Context, *shared) (*store.BuildResult, error)) (s *shared, l *listener, joined bool) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	if s = b.builds[k]; s != nil {
 		s.waiters++
-		return s, true
+		return s, s.told.add(ctx), true
 	}
 	s = &shared{waiters: 1, told: new(fan), done: make(chan struct{})}
 	b.builds[k] = s
+	l = s.told.add(ctx) // it hears all, from the beginning
 	runCtx, cancel := context.WithCancel(activity.With(context.WithoutCancel(ctx), s.told))
 	s.cancel = cancel
 	go func() {
-		s.result, s.err = build(runCtx, s)
+		s.err = caught(func() (err error) {
+			s.result, err = build(runCtx, s)
+			return err
+		})
 		b.forget(k, s)
 		close(s.done)
 	}()
-	return s, false
+	return s, l, false
+}
+
+// errBug is what a panic becomes. Requests of others shall not suffer from it.
+var errBug = errors.New("internal error while building")
+
+func caught(work func() error) (err error) {
+	defer func() {
+		if p := recover(); p != nil {
+			err = fmt.Errorf("%w: %v\n%s", errBug, p, debug.Stack())
+		}
+	}()
+	return work()
 }
 
 // forget lets nobody join any more.

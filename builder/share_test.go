@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"path/filepath"
+	"strings"
 	"sync"
 	"testing"
 
@@ -162,6 +163,22 @@ func TestFailuresAreShared(t *testing.T) {
 	if first.results[0].Status != store.PermanentFailure || second.results[0].Status != store.PermanentFailure {
 		t.Errorf("%+v, %+v", first.results[0], second.results[0])
 	}
+}
+
+// A bug of ours is an error of the request that meets it.
+func TestAPanicHarmsNobodyElse(t *testing.T) {
+	w := newWorld(t)
+	a, b := w.add(drv{name: "a"}), w.add(drv{name: "b"})
+	w.run = func(_ context.Context, job *execute.Job) (*store.BuildResult, error) {
+		if job.Drv.Name == "a" {
+			panic("oh no")
+		}
+		return nil, nil
+	}
+	if _, err := w.build(wants(a)); err == nil || !strings.Contains(err.Error(), "internal error while building: oh no") {
+		t.Error(err)
+	}
+	w.mustBuild(wants(b))
 }
 
 // A client that reads nothing holds up its own build, not one that it joined.

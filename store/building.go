@@ -43,9 +43,9 @@ type BuildResult struct {
 	Status BuildStatus
 	// Message is the error, if Status is one.
 	Message string
-	// ExitStatus is what a command should exit with that asked for this and for
-	// nothing else, if Status is an error: see [ExitStatus]. It knows of dependencies
-	// that failed, which Status does not; 0: only Status is known.
+	// ExitStatus is what a command should exit with that made the request, if Status
+	// is an error: see [ExitStatus]. It knows of dependencies that failed, which Status
+	// does not; 0: only Status is known.
 	ExitStatus       uint64
 	TimesBuilt       uint64
 	NonDeterministic bool
