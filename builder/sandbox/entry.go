@@ -138,7 +138,7 @@ func resetProcess() error {
 	if _, err := unix.Setsid(); err != nil && !errors.Is(err, unix.EPERM) { // EPERM: it is one already
 		return fmt.Errorf("setsid: %w", err)
 	}
-	for n := unix.SIGHUP; n < firstRealTime; n++ {
+	for n := unix.SIGHUP; n <= lastSignal; n++ {
 		resetSignal(n)
 	}
 	unix.Umask(0o022)
@@ -153,8 +153,9 @@ func resetProcess() error {
 	return nil
 }
 
-// firstRealTime is the number of the first signal that has no meaning by itself.
-const firstRealTime = unix.Signal(32)
+// lastSignal is the highest number of a signal, on all but MIPS. Those without a
+// meaning of their own may be ignored too, by what started the daemon.
+const lastSignal = unix.Signal(64)
 
 // resetSignal makes a signal that is ignored do again what it does by default, for
 // the builder as well. Those that are caught will, when he is executed; and
