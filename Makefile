@@ -8,7 +8,7 @@
 #   make race        the tests under the race detector, without the long ones
 #   make fuzz        each fuzz target for FUZZTIME (default 5s)
 #   make layout      only the rules of the source tree
-#   make test-trees  what make test gets from outside: stock Nix, the small corpus
+#   make test-trees  what make test gets from outside: stock Nix, the small corpus, an S3 server
 #   make install     what a package would hold, below DESTDIR and PREFIX (default /usr)
 #   make clean
 
