@@ -83,6 +83,11 @@ func (g *globals) override(name, value string) {
 }
 
 func runBuild(ctx context.Context, g *globals, o buildOptions, args []string) error {
+	c, err := g.config()
+	if err != nil {
+		return err
+	}
+	c.tellDaemon, c.forDaemon.Verbosity = true, levelOf(g.verbose, g.quiet)
 	dir, err := g.storeDir(g.storeURI)
 	if err != nil {
 		return err

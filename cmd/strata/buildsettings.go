@@ -7,12 +7,15 @@ import (
 	"os"
 	"runtime"
 	"strings"
+	"time"
 
 	"golang.org/x/sys/cpu"
 	"golang.org/x/sys/unix"
 
+	"github.com/strata-nix/strata/activity"
 	"github.com/strata-nix/strata/builder"
 	"github.com/strata-nix/strata/store"
+	"github.com/strata-nix/strata/store/local"
 	"github.com/strata-nix/strata/worker"
 )
 
@@ -33,6 +36,21 @@ func (s *settings) building(env environment) builder.Options {
 	o.Execute.KeepGroups = os.Geteuid() != 0
 	o.Execute.ServeNix = serveNix
 	s.note(o.Obey(s.Config))
+	return o
+}
+
+// forDaemon are the settings that a command sends to a daemon which is to build for
+// it.
+func (s *settings) forDaemon(l *local.Options) *worker.Options {
+	e := &l.Build.Execute
+	o := &worker.Options{
+		KeepFailed: e.KeepFailed, KeepGoing: l.Build.KeepGoing, Fallback: l.Fallback, Verbosity: activity.Info,
+		MaxJobs: uint64(l.Build.MaxJobs), MaxSilentTime: uint64(e.MaxSilentTime / time.Second), VerboseBuild: true,
+		Cores: uint64(max(e.Cores, 0)), Substitute: !l.NoSubstitute, Overrides: s.Overrides(),
+	}
+	for _, name := range []string{"keep-failed", "keep-going", "fallback", "max-jobs", "max-silent-time", "cores", "substitute"} {
+		delete(o.Overrides, name)
+	}
 	return o
 }
 

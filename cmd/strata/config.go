@@ -14,6 +14,7 @@ import (
 	"github.com/strata-nix/strata/storepath"
 	"github.com/strata-nix/strata/substitute"
 	"github.com/strata-nix/strata/trust"
+	"github.com/strata-nix/strata/worker"
 )
 
 // Defaults of Nix that are no package's own.
@@ -40,6 +41,8 @@ type config struct {
 	pool                *substitute.Pool // of all stores that this process opens
 	trustedSubstituters []string         // for clients that are not trusted
 	waitForLowers       time.Duration
+	forDaemon           *worker.Options // settings for a daemon that builds
+	tellDaemon          bool            // it gets them
 
 	network        *network
 	secretKeyFiles []string          // to sign with
@@ -162,6 +165,7 @@ func (c *config) obey(env environment, s *settings) error {
 	c.secretKeyFiles = s.keyFiles()
 	c.obeyNetwork(env, s)
 	c.local.Build.Execute.Transfer = c.network.client()
+	c.forDaemon = s.forDaemon(&c.local)
 	c.passedOver = s.passedOver()
 	for _, w := range s.Warnings() {
 		c.warnings = append(c.warnings, w.String())
@@ -199,6 +203,15 @@ func (c *config) served(ctx context.Context, uri, socket string) (store.Referenc
 		return ref, fmt.Errorf("the daemon cannot serve '%s', as that is itself", uri)
 	}
 	return store.Reference{Scheme: "local", Params: ref.Params}, nil
+}
+
+// daemonOptions are what daemons are told, nil if they keep their own settings:
+// commands that only ask have no use for others.
+func (c *config) daemonOptions() *worker.Options {
+	if !c.tellDaemon {
+		return nil
+	}
+	return c.forDaemon
 }
 
 // dirOf is the store directory of a store that need not be opened for that.

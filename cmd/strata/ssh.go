@@ -40,6 +40,7 @@ func openSSH(ctx context.Context, c *config, ref store.Reference) (store.Store, 
 	o := worker.ClientOptions{
 		Dir:              c.storeDir(p),
 		URI:              ref.String(),
+		Options:          c.daemonOptions(),
 		MaxConnections:   p.number("max-connections", 1),
 		MaxConnectionAge: time.Duration(p.number("max-connection-age", 0)) * time.Second,
 	}

@@ -127,6 +127,7 @@ func openDaemon(ctx context.Context, c *config, ref store.Reference) (store.Stor
 	o := worker.ClientOptions{
 		Dir:              c.storeDir(p),
 		URI:              ref.String(),
+		Options:          c.daemonOptions(),
 		MaxConnections:   p.number("max-connections", 0),
 		MaxConnectionAge: time.Duration(p.number("max-connection-age", 0)) * time.Second,
 	}
