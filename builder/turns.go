@@ -9,8 +9,8 @@ import (
 // How long a build waits for the one before it to begin, and how long one that
 // has failed waits for those before it to end.
 const (
-	turnPatience = 20 * time.Millisecond
-	turnCourtesy = 50 * time.Millisecond
+	turnPatience = 200 * time.Millisecond
+	turnCourtesy = 200 * time.Millisecond
 )
 
 // turns let the builders of a request begin in the order in which they became
