@@ -70,6 +70,8 @@ func (w *world) Build(ctx context.Context, job *execute.Job) (*store.BuildResult
 		w.running--
 		w.mu.Unlock()
 	}()
+	ctx, act := activity.Start(ctx, activity.Info, activity.Build, "building '"+job.Drv.Name+"'")
+	defer act.Stop()
 	if w.run != nil {
 		if result, err := w.run(ctx, job); result != nil || err != nil {
 			return result, err

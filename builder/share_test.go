@@ -46,7 +46,7 @@ type gate struct {
 func (w *world) gate() *gate {
 	g := &gate{started: make(chan context.Context), result: make(chan *store.BuildResult)}
 	w.run = func(ctx context.Context, _ *execute.Job) (*store.BuildResult, error) {
-		ctx, act := activity.Start(ctx, activity.Info, activity.Build, "building 'it'")
+		_, act := activity.Start(ctx, activity.Info, activity.Unknown, "")
 		defer act.Stop()
 		act.Result(activity.BuildLogLine, activity.Text("hello"))
 		g.started <- ctx
@@ -188,7 +188,7 @@ func TestASlowListenerHoldsNobodyUp(t *testing.T) {
 	started, goOn := make(chan struct{}), make(chan struct{})
 	const many = 100_000
 	w.run = func(ctx context.Context, _ *execute.Job) (*store.BuildResult, error) {
-		_, act := activity.Start(ctx, activity.Info, activity.Build, "building 'it'")
+		_, act := activity.Start(ctx, activity.Info, activity.Unknown, "")
 		defer act.Stop()
 		close(started)
 		<-goOn
