@@ -182,7 +182,9 @@ func tells(t *testing.T, p *testenv.Process, text string) {
 // Two clients want the same, one of them goes, and then both.
 func TestClientsShareBuilds(t *testing.T) {
 	w := newWorkshop(t, false)
-	start := func() *testenv.Process { return testenv.Start(t, w.command(t, "exec nix-build --no-out-link $DIR/x.nix -A once")) }
+	start := func() *testenv.Process {
+		return testenv.Start(t, w.command(t, "exec nix-build --no-out-link $DIR/x.nix -A once"))
+	}
 	a, b := start(), start()
 	tells(t, a, "once.drv'...")
 	tells(t, b, "once.drv'...")
