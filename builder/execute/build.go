@@ -77,8 +77,7 @@ type build struct {
 	tmp     *buildDir
 	chroot  *chroot // nil unless apart
 	term    *terminal
-	act     *activity.Activity
-	ownAct  bool // act ends with the build
+	act     *activity.Activity // nil before the builder starts
 	file    *buildlog.File
 	lines   *buildlog.Lines
 	nix     *nixServer
@@ -139,13 +138,9 @@ func (b *build) run(ctx context.Context) error {
 
 // started begins the activity under which the client sees the build.
 func (b *build) started(ctx context.Context) context.Context {
-	b.act = b.job.Activity
-	if b.act == nil {
-		drv := b.dir.Print(b.job.DrvPath)
-		ctx, b.act = activity.Start(ctx, activity.Info, activity.Build, fmt.Sprintf("%s '%s'", doing(b.job.Mode), drv),
-			activity.Text(drv), activity.Text(""), activity.Int(1), activity.Int(1))
-		b.ownAct = true
-	}
+	drv := b.dir.Print(b.job.DrvPath)
+	ctx, b.act = activity.Start(ctx, activity.Info, activity.Build, fmt.Sprintf("%s '%s'", doing(b.job.Mode), drv),
+		activity.Text(drv), activity.Text(""), activity.Int(1), activity.Int(1))
 	b.result.Start = time.Now().Unix()
 	return ctx
 }

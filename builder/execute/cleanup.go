@@ -60,9 +60,9 @@ func (b *build) cleanup(ctx context.Context) {
 		}
 		b.user = nil
 	}
-	if b.ownAct {
+	if b.act != nil {
 		b.act.Stop()
-		b.ownAct = false
+		b.act = nil
 	}
 }
 

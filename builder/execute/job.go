@@ -1,7 +1,6 @@
 package execute
 
 import (
-	"github.com/strata-nix/strata/activity"
 	"github.com/strata-nix/strata/derivation"
 	"github.com/strata-nix/strata/nixhash"
 	"github.com/strata-nix/strata/store"
@@ -27,9 +26,6 @@ type Job struct {
 	Outputs map[string]Output
 	// Roots gets the paths that only the build tells, before anything is there.
 	Roots store.TempRoots
-	// Activity is the Build activity that the context of the call lies in; it gets
-	// the lines of the log and the phases. nil: one is started when the builder is.
-	Activity *activity.Activity
 }
 
 // Output is what is known of an output before the build.
