@@ -34,6 +34,9 @@ func DaemonRoots(ctx context.Context, stateDir string, dir storepath.Dir) (store
 		var d net.Dialer
 		c, err := d.DialContext(ctx, "unix", short)
 		if err != nil {
+			if ctx.Err() != nil {
+				return context.Cause(ctx)
+			}
 			return err
 		}
 		defer c.Close()

@@ -3,6 +3,7 @@ package execute_test
 import (
 	"os"
 	"path/filepath"
+	"regexp"
 	"strings"
 	"testing"
 
@@ -76,9 +77,17 @@ func TestBuildersFindWhatStockNixGives(t *testing.T) {
 			if err != nil || r.Outputs["out"] == nil {
 				t.Fatalf("%+v, %v", r, err)
 			}
-			if diff := cmp.Diff(strings.Split(want, "\n"), strings.Split(read(), "\n")); diff != "" {
+			if diff := cmp.Diff(linesOf(want), linesOf(read())); diff != "" {
 				t.Errorf("stock - and ours +:\n%s", diff)
 			}
 		})
 	}
+}
+
+// inherited are ignored signals without a name, 32 and up: those that the test was
+// started with reach the builders of stock Nix, and not ours.
+var inherited = regexp.MustCompile(`(SigIgn:\t)[0-9a-f]{9}`)
+
+func linesOf(found string) []string {
+	return strings.Split(inherited.ReplaceAllString(found, "${1}000000000"), "\n")
 }

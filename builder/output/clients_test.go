@@ -114,12 +114,14 @@ func TestStockClientsSeeTheSameOutputs(t *testing.T) {
 	stock, ours := begin(false), begin(true)
 	for _, step := range clientSteps {
 		want, wantSaid, wantStatus := runStep(t, stock, step)
-		for range 5 {
-			// It kills a builder that has closed its output a moment before it ends.
-			if !strings.Contains(wantSaid, "signal 9 (Killed)") {
-				break
-			}
+		// It kills a builder that has closed its output a moment before it ends.
+		killed := func() bool { return strings.Contains(wantSaid, "signal 9 (Killed)") }
+		for try := 0; try < 20 && killed(); try++ {
 			want, wantSaid, wantStatus = runStep(t, stock, step)
+		}
+		if killed() {
+			t.Logf("%s\nis not compared: stock Nix is too quick to kill the builder", step)
+			continue
 		}
 		got, said, status := runStep(t, ours, step)
 		if got != want || status != wantStatus {
@@ -127,7 +129,8 @@ func TestStockClientsSeeTheSameOutputs(t *testing.T) {
 		} else if status != 0 && said != wantSaid {
 			t.Errorf("%s\n--- strata says\n%s\n--- stock says\n%s", step, said, wantSaid)
 		}
-	} // Stock Nix finds the damage here and does not mend it.
+	}
+	// Stock Nix finds the damage here and does not mend it.
 	repair := `o=$(nix-build --no-out-link $x -A plain.dev) && chmod u+w $o && rm $o/l && nix-build --no-out-link $x -A plain --repair && nix-store --verify --check-contents && readlink $o/l`
 	if got, said, status := runStep(t, ours, repair); status != 0 || !strings.HasSuffix(got, "-plain\n") {
 		t.Errorf("%s\nexit status %d\n%s\n%s", repair, status, got, said)
