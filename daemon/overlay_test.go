@@ -3,6 +3,7 @@ package daemon_test
 import (
 	"fmt"
 	"io/fs"
+	"maps"
 	"net/url"
 	"os"
 	"path/filepath"
@@ -229,13 +230,21 @@ func (p *parts) collect(t *testing.T, l *layered) {
 		}
 		var keep []string
 		dead, size := 0, int64(0)
+		lost, kept := map[uint64]int64{}, map[uint64]int64{} // files are shared
 		for _, path := range l.objects(t) {
+			files := blocksOf(t, filepath.Join(l.upper(), filepath.Base(path)))
 			if slices.Contains(needs, path) {
 				keep = append(keep, path)
+				maps.Copy(kept, files)
 				continue
 			}
 			dead++
-			size += blocks(t, filepath.Join(l.upper(), filepath.Base(path)))
+			maps.Copy(lost, files)
+		}
+		for inode, n := range lost {
+			if _, ok := kept[inode]; !ok {
+				size += n
+			}
 		}
 		if dead == 0 || root && len(keep) == 0 {
 			t.Errorf("nothing to test: %d dead, to keep %q", dead, keep)
@@ -257,18 +266,28 @@ func (p *parts) collect(t *testing.T, l *layered) {
 // blocks is what a tree has on disk, in bytes.
 func blocks(t *testing.T, dir string) (n int64) {
 	t.Helper()
+	for _, size := range blocksOf(t, dir) {
+		n += size
+	}
+	return n
+}
+
+// blocksOf are the bytes that each inode of a tree has on disk.
+func blocksOf(t *testing.T, dir string) map[uint64]int64 {
+	t.Helper()
+	inodes := map[uint64]int64{}
 	err := filepath.WalkDir(dir, func(path string, _ fs.DirEntry, err error) error {
 		var st syscall.Stat_t
 		if err == nil {
 			err = syscall.Lstat(path, &st)
 		}
-		n += st.Blocks * 512
+		inodes[st.Ino] = st.Blocks * 512
 		return err
 	})
 	if err != nil {
 		t.Fatal(err)
 	}
-	return n
+	return inodes
 }
 
 // deleted checks the closing line of a collection.

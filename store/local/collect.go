@@ -36,9 +36,14 @@ func (s *Store) CollectGarbage(ctx context.Context, o store.GCOptions) (*store.G
 		s.db.SpendReserve() // the disk may be full
 		defer s.db.Reserve()
 	}
-	res, err := gc.Collect(ctx, s.garbageParts(), o)
+	parts := s.garbageParts()
+	links := &links{s: s}
+	parts.Remove = links.remove
+	res, err := gc.Collect(ctx, parts, o)
 	if err == nil && deletes {
-		err = s.dropUnusedLinks(ctx)
+		var freed uint64
+		freed, err = links.dropUnused(ctx)
+		res.BytesFreed += freed
 	}
 	return res, err
 }
@@ -53,7 +58,6 @@ func (s *Store) garbageParts() gc.Parts {
 		Entries:     s.entries,
 		Invalidate:  s.invalidate,
 		Present:     s.present,
-		Remove:      s.layer.Remove,
 		Busy:        s.busy,
 	}
 }
@@ -129,30 +133,6 @@ func (s *Store) busy(name string) bool {
 	defer func() { _ = l.Close() }()
 	free, err := l.Try(flock.Exclusive)
 	return !free || err != nil
-}
-
-// dropUnusedLinks unlinks those files of .links that no object shares any more.
-func (s *Store) dropUnusedLinks(ctx context.Context) error {
-	activity.Logf(ctx, activity.Info, "deleting unused links...")
-	dir := filepath.Join(s.layer.Deletable, ".links")
-	entries, err := os.ReadDir(dir)
-	if errors.Is(err, fs.ErrNotExist) {
-		return nil
-	}
-	if err != nil {
-		return err
-	}
-	for _, e := range entries {
-		var st unix.Stat_t
-		path := filepath.Join(dir, e.Name())
-		if err := unix.Lstat(path, &st); err != nil || st.Nlink != 1 || st.Mode&unix.S_IFMT == unix.S_IFCHR {
-			continue
-		}
-		if err := os.Remove(filepath.Join(s.real, ".links", e.Name())); err != nil && !errors.Is(err, fs.ErrNotExist) {
-			return err
-		}
-	}
-	return nil
 }
 
 // Verify compares the database with the objects, see [store.Verifier].

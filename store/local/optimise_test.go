@@ -53,11 +53,41 @@ func TestAutoOptimise(t *testing.T) {
 	if got := links(t, filepath.Join(s.RealDir(), two[0].Path().Base())); got != 4 {
 		t.Errorf("%d links when all are optimised", got)
 	}
-	if _, err := s.CollectGarbage(t.Context(), store.GCOptions{Action: store.DeleteDead, MaxFreed: store.NoLimit}); err != nil {
+	r, err := s.CollectGarbage(t.Context(), store.GCOptions{Action: store.DeleteDead, MaxFreed: store.NoLimit})
+	if err != nil {
 		t.Fatal(err)
+	}
+	if want := blocks(t); r.BytesFreed != want {
+		t.Errorf("%d bytes were freed of one file that takes %d", r.BytesFreed, want)
 	}
 	if left := names(t, filepath.Join(s.RealDir(), ".links")); len(left) > 0 {
 		t.Errorf("links of nothing: %q", left)
+	}
+}
+
+// blocks is how many bytes one of the twins takes.
+func blocks(t *testing.T) uint64 {
+	t.Helper()
+	path := filepath.Join(testenv.Scratch(t), "f")
+	if err := os.WriteFile(path, []byte("twin"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	fi, err := os.Lstat(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return uint64(fi.Sys().(*syscall.Stat_t).Blocks) * 512
+}
+
+// What files with a link take counts when it is really given back, and not later.
+func TestLimitedCollectionOfOptimisedStore(t *testing.T) {
+	s := open(t, local.Options{Root: testenv.Scratch(t), AutoOptimise: true})
+	for _, n := range []string{"a", "b", "c"} {
+		add(t, s, storetest.File(t, s.Dir(), n, strings.Repeat(n, 10_000)))
+	}
+	r, err := s.CollectGarbage(t.Context(), store.GCOptions{Action: store.DeleteDead, MaxFreed: 1})
+	if err != nil || len(r.Paths) != 1 || r.BytesFreed < 10_000 || r.BytesFreed > 20_000 {
+		t.Errorf("%+v, %v", r, err)
 	}
 }
 
