@@ -36,7 +36,7 @@ in rec {
   user = make "user" "cp -r $ok $out" { inherit ok; };
   bad = make "bad" "echo one; echo two >&2; exit 3" { };
   killed = make "killed" "kill -9 $$" { };
-  bad2 = make "bad2" "echo no; exit 1" { };
+  bad2 = make "bad2" "echo no; exit 1" { inherit ok; }; # not at the same time as bad
   top = make "top" "echo > $out" { inherit bad bad2 ok; };
   good = fixed "good" "d1b2a59fbea7e20077af9f91b27e95e865061b270be03ff539ab3b73587882e8";
   wrong = fixed "wrong" "0000000000000000000000000000000000000000000000000000000000000000";

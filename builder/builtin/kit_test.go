@@ -14,6 +14,7 @@ import (
 	"github.com/strata-nix/strata/activity"
 	"github.com/strata-nix/strata/derivation"
 	"github.com/strata-nix/strata/filetransfer"
+	"github.com/strata-nix/strata/internal/testenv"
 	"github.com/strata-nix/strata/storepath"
 )
 
@@ -43,7 +44,7 @@ func (*warnings) Result(uint64, activity.ResultType, []activity.Field) {}
 
 func newWorld(t *testing.T, builder string, env map[string]string) *world {
 	t.Helper()
-	w := &world{t: t, real: filepath.Join(t.TempDir(), "real"), warnings: new(warnings)}
+	w := &world{t: t, real: filepath.Join(testenv.Scratch(t), "real"), warnings: new(warnings)}
 	if err := os.Mkdir(w.real, 0o755); err != nil {
 		t.Fatal(err)
 	}

@@ -64,7 +64,7 @@ func (m *meeting) open() {
 	disk := httptest.NewServer(&webDisk{files: map[string][]byte{}})
 	m.t.Cleanup(disk.Close)
 	ours := filepath.Join(m.dir, "ours.sock")
-	testenv.Start(m.t, m.command("daemon", "--store", root("daemon"), "--socket", ours)).WaitSocket(ours)
+	testenv.Start(m.t, m.command("daemon", "--store", root("daemon"), "--socket", ours, "--option", "trusted-users", "*")).WaitSocket(ours)
 	stock := testenv.Nix(m.t, "2.34")
 	stock.Configure(m.t, "trusted-users = *", "require-sigs = false")
 	bin := filepath.Join(m.dir, "bin")
