@@ -13,6 +13,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/strata-nix/strata/internal/mount"
+	"github.com/strata-nix/strata/overlayfs"
 )
 
 // Process names one process of one boot for good: numbers of processes are used
@@ -136,13 +137,30 @@ func (p Process) end(ctx context.Context, sig unix.Signal) error {
 	}
 }
 
-// inMountNamespace lists some processes of a mount namespace.
-func inMountNamespace(ns uint64) []string {
-	want := fmt.Sprintf("mnt:[%d]", ns)
+// inMountNamespace lists some processes of the mount namespace of a mount, if that is
+// still there.
+func inMountNamespace(r overlayfs.Record) []string {
+	want := fmt.Sprintf("mnt:[%d]", r.Namespace)
 	return someProcesses(func(proc string) bool {
 		link, err := os.Readlink(proc + "/ns/mnt")
-		return err == nil && link == want
+		return err == nil && link == want && hasMount(proc, r)
 	})
+}
+
+// hasMount tells whether a process sees a mount, or may: numbers of namespaces are
+// given anew soon after one has ended.
+func hasMount(proc string, r overlayfs.Record) bool {
+	table, err := os.ReadFile(proc + "/mountinfo")
+	if err != nil {
+		return true
+	}
+	for line := range strings.Lines(string(table)) {
+		// Number of the mount, of its parent, of the device, …
+		if f := strings.Fields(line); len(f) > 2 && f[0] == strconv.FormatUint(r.MountID, 10) && f[2] == r.Device {
+			return true
+		}
+	}
+	return false
 }
 
 // someProcesses lists the first of those that match tells, by their directories

@@ -228,7 +228,7 @@ func release(ctx context.Context, m Mounted, lazy bool) (detached bool, err erro
 	case notThere(state):
 		return false, nil
 	case state == overlayfs.Elsewhere:
-		by := inMountNamespace(m.Record.Namespace)
+		by := inMountNamespace(m.Record)
 		if len(by) == 0 || lazy {
 			return len(by) > 0, nil
 		}
