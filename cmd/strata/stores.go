@@ -181,7 +181,7 @@ func openOverlay(ctx context.Context, c *config, ref store.Reference) (store.Sto
 	for first := true; ; first = false {
 		st, err := c.openLayers(ctx, o, lowers)
 		var usage *usageError
-		if err == nil || errors.As(err, &usage) || time.Now().After(deadline) {
+		if err == nil || errors.As(err, &usage) || (!first || c.waitForLowers <= 0) && time.Now().After(deadline) {
 			return st, err
 		}
 		if first {
