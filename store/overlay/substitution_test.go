@@ -18,6 +18,9 @@ import (
 // What any lower has is not fetched; what comes lands in the upper layer, and the
 // upper's database is whole by itself.
 func TestSubstituteOverLowers(t *testing.T) {
+	if !isolated(t) {
+		return
+	}
 	testenv.Overlay(t)
 	chain := storetest.Chain(t, storepath.DefaultDir, 9)
 	source, err := local.Open(t.Context(), local.Options{Root: testenv.Scratch(t)})
@@ -67,6 +70,9 @@ func TestSubstituteOverLowers(t *testing.T) {
 
 // Signatures and realisations of what only a lower has are kept in the upper.
 func TestSignaturesAndRealisationsOverLowers(t *testing.T) {
+	if !isolated(t) {
+		return
+	}
 	testenv.Overlay(t)
 	chain := storetest.Chain(t, storepath.DefaultDir, 3)
 	w := newWorld(t, 1, func(_ int, s *local.Store) { addTo(t, s, chain...) })
