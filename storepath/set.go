@@ -40,3 +40,14 @@ func SortUnique(paths []Path) []Path {
 	slices.SortFunc(paths, Compare)
 	return slices.Compact(paths)
 }
+
+// Missing gives those of paths that are not in the set, in their order.
+func (s Set) Missing(paths []Path) []Path {
+	rest := make([]Path, 0, len(paths))
+	for _, p := range paths {
+		if !s.Has(p) {
+			rest = append(rest, p)
+		}
+	}
+	return rest
+}

@@ -20,7 +20,7 @@ func (e *Engine) SubstitutablePaths(ctx context.Context, paths []storepath.Path)
 	}
 	have := storepath.Set{}
 	for _, s := range sources {
-		rest := without(paths, have)
+		rest := have.Missing(paths)
 		if len(rest) == 0 {
 			break
 		}
@@ -45,16 +45,6 @@ func (e *Engine) SubstitutablePaths(ctx context.Context, paths []storepath.Path)
 		}
 	}
 	return out, nil
-}
-
-func without(paths []storepath.Path, have storepath.Set) []storepath.Path {
-	rest := make([]storepath.Path, 0, len(paths))
-	for _, p := range paths {
-		if !have.Has(p) {
-			rest = append(rest, p)
-		}
-	}
-	return rest
 }
 
 // Substitutables gives what sources know of each path, nil where none has it,

@@ -90,7 +90,7 @@ func (ls lowers) ValidPaths(ctx context.Context, paths []storepath.Path) ([]stor
 		for _, p := range valid {
 			have.Add(p)
 		}
-		if rest = without(rest, have); len(rest) == 0 {
+		if rest = have.Missing(rest); len(rest) == 0 {
 			break
 		}
 	}
@@ -101,16 +101,6 @@ func (ls lowers) ValidPaths(ctx context.Context, paths []storepath.Path) ([]stor
 		}
 	}
 	return out, nil
-}
-
-func without(paths []storepath.Path, have storepath.Set) []storepath.Path {
-	out := make([]storepath.Path, 0, len(paths))
-	for _, p := range paths {
-		if !have.Has(p) {
-			out = append(out, p)
-		}
-	}
-	return out
 }
 
 // PathInfos asks the lowers in order for what the ones before do not have.
