@@ -147,20 +147,29 @@ func inMountNamespace(r overlayfs.Record) []string {
 	})
 }
 
-// hasMount tells whether a process sees a mount, or may: numbers of namespaces are
-// given anew soon after one has ended.
+// hasMount tells whether a process sees a mount, or may. The numbers of namespaces
+// and of mounts are given anew soon after one has ended, and a bind has the device of
+// what it shows, so the place must be the same too.
 func hasMount(proc string, r overlayfs.Record) bool {
-	table, err := os.ReadFile(proc + "/mountinfo")
+	table, err := os.Open(proc + "/mountinfo")
 	if err != nil {
-		return true
+		return !gone(err)
 	}
-	for line := range strings.Lines(string(table)) {
-		// Number of the mount, of its parent, of the device, …
-		if f := strings.Fields(line); len(f) > 2 && f[0] == strconv.FormatUint(r.MountID, 10) && f[2] == r.Device {
+	defer table.Close()
+	for e, err := range mount.Entries(table) {
+		if err != nil {
+			return !gone(err)
+		}
+		if e.ID == r.MountID && e.Device.String() == r.Device && e.Target == r.Target {
 			return true
 		}
 	}
 	return false
+}
+
+// gone tells whether the error is what /proc says of a process that has ended.
+func gone(err error) bool {
+	return errors.Is(err, os.ErrNotExist) || errors.Is(err, unix.ESRCH) || errors.Is(err, unix.EINVAL)
 }
 
 // someProcesses lists the first of those that match tells, by their directories
