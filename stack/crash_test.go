@@ -12,6 +12,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/strata-nix/strata/internal/crashpoint"
 	"github.com/strata-nix/strata/internal/testenv"
 	"github.com/strata-nix/strata/overlayfs"
 )
@@ -31,12 +32,7 @@ func TestMain(m *testing.M) {
 }
 
 func upAndDown(dir string, at int) {
-	crashPoint = func() {
-		if at--; at < 0 {
-			_ = unix.Kill(os.Getpid(), unix.SIGKILL)
-			select {}
-		}
-	}
+	crashpoint.KillAt(at, nil)
 	ctx := context.Background()
 	c := Config{Upper: Upper{Dir: dir + "/upper"}, Root: dir + "/root", Lowers: []Lower{{Path: dir + "/l1"}, {Path: dir + "/root"}}}
 	c, err := c.Resolve("/")

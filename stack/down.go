@@ -9,6 +9,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/strata-nix/strata/internal/crashpoint"
 	"github.com/strata-nix/strata/internal/flock"
 	"github.com/strata-nix/strata/overlayfs"
 )
@@ -70,7 +71,7 @@ func (r *Run) leave() error {
 		}
 	}
 	r.Detached, r.Sockets = used, nil
-	crashPoint()
+	crashpoint.Reached("stack: all taken down")
 	if len(r.Mounts)+len(r.Detached) == 0 {
 		return r.forget()
 	}
@@ -88,7 +89,7 @@ func releaseAll(ctx context.Context, all []Mounted, lazy bool) (left []Mounted, 
 			continue
 		}
 		wasDetached, relErr := release(ctx, m, lazy)
-		crashPoint()
+		crashpoint.Reached("stack: taken down: " + m.Role)
 		if relErr != nil {
 			err = errors.Join(err, &LeftoverError{Role: m.Role, Target: m.Given, Err: relErr})
 			left = append([]Mounted{m}, left...)

@@ -9,6 +9,7 @@ import (
 	"path/filepath"
 	"slices"
 
+	"github.com/strata-nix/strata/internal/crashpoint"
 	"github.com/strata-nix/strata/overlayfs"
 )
 
@@ -105,10 +106,10 @@ func (s *Stack) mount(ctx context.Context, st step) error {
 		if err := s.save(); err != nil {
 			return err
 		}
-		crashPoint()
+		crashpoint.Reached("stack: mount recorded: " + st.role)
 		return nil
 	})
-	crashPoint()
+	crashpoint.Reached("stack: mounted: " + st.role)
 	if err != nil {
 		s.run.Mounts = s.run.Mounts[:n]
 		if st.lower != nil && ctx.Err() == nil {
@@ -117,10 +118,6 @@ func (s *Stack) mount(ctx context.Context, st step) error {
 	}
 	return err
 }
-
-// crashPoint stands between two steps that a crash may come between; a test puts
-// something in its place.
-var crashPoint = func() {}
 
 // makeTarget makes the directory to mount on, and sees that nothing is lost from
 // sight in it that is not meant to be.
