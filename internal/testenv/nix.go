@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
 	"maps"
@@ -61,17 +62,29 @@ func Nix(t testing.TB, version string) *NixEnv {
 	if err != nil {
 		Skipf(t, "needs stock Nix %s: %v", version, err)
 	}
-	dir := Scratch(t)
+	e, err := NixIn(tree, version, Scratch(t))
+	if err != nil {
+		t.Fatal(err)
+	}
+	return e
+}
+
+// NixIn is Nix without a test: an environment with what Tree made, in a
+// directory that is absolute, without symlinks, empty, and removed by the caller.
+func NixIn(tree, version, dir string) (*NixEnv, error) {
 	e := &NixEnv{Version: version, Dir: dir, tree: tree}
 	for _, sub := range []string{"nix", "home", "tmp", "conf"} {
 		if err := os.Mkdir(filepath.Join(dir, sub), 0o755); err != nil {
-			t.Fatal(err)
+			return nil, err
 		}
 	}
-	e.Configure(t, stockConf)
+	conf := stockConf
 	if (os.Geteuid() != 0 || !inInitialUserNS()) && version != "2.8" { // which knows nothing of it
 		// The groups of somebody in a user namespace cannot be changed.
-		e.Configure(t, "require-drop-supplementary-groups = false")
+		conf += "require-drop-supplementary-groups = false\n"
+	}
+	if err := e.configure(conf); err != nil {
+		return nil, err
 	}
 	e.binds = []bind{{Src: dir, Dst: dir}, {Src: filepath.Join(dir, "nix"), Dst: "/nix"}}
 	e.vars = map[string]string{
@@ -82,7 +95,7 @@ func Nix(t testing.TB, version string) *NixEnv {
 		"LC_ALL":       "C.UTF-8",
 		"NIX_CONF_DIR": filepath.Join(dir, "conf"),
 	}
-	return e
+	return e, nil
 }
 
 // EachNix runs f as a subtest for every version of stock Nix.
@@ -95,17 +108,18 @@ func EachNix(t *testing.T, f func(t *testing.T, nix *NixEnv)) {
 // Configure adds lines to the environment's nix.conf.
 func (e *NixEnv) Configure(t testing.TB, lines ...string) {
 	t.Helper()
+	if err := e.configure(strings.Join(lines, "\n") + "\n"); err != nil {
+		t.Fatal(err)
+	}
+}
+
+func (e *NixEnv) configure(text string) error {
 	f, err := os.OpenFile(filepath.Join(e.Dir, "conf", "nix.conf"), os.O_WRONLY|os.O_APPEND|os.O_CREATE, 0o644)
 	if err != nil {
-		t.Fatal(err)
+		return err
 	}
-	_, err = f.WriteString(strings.Join(lines, "\n") + "\n")
-	if cerr := f.Close(); err == nil {
-		err = cerr
-	}
-	if err != nil {
-		t.Fatal(err)
-	}
+	_, err = f.WriteString(text)
+	return errors.Join(err, f.Close())
 }
 
 func (e *NixEnv) clone() *NixEnv {
