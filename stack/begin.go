@@ -16,7 +16,7 @@ import (
 // lockUpper makes sure that nobody else has the upper.
 func (s *Stack) lockUpper() error {
 	dir := s.Config.Upper.Dir
-	if err := makeDir(dir); err != nil {
+	if err := errors.Join(makeDir(dir), checkOwner(dir)); err != nil {
 		return err
 	}
 	path := filepath.Join(dir, lockFile)
@@ -80,7 +80,7 @@ func (s *Stack) begin() error {
 // checkDetached refuses an upper that is still mounted for somebody.
 func (s *Stack) checkDetached(records []overlayfs.Record) error {
 	for _, r := range records {
-		if r.FSType != overlayfs.Type {
+		if r.FSType != overlayfs.Type || throwaway(s.run.Dir, r.Upper) { // the next has another file system
 			continue
 		}
 		by := usersOf(r)

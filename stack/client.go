@@ -9,10 +9,19 @@ import (
 
 // ClientSocket is where clients find the socket.
 func (c *Config) ClientSocket() string {
-	if c.ShowState == Yes && c.Socket == filepath.Join(c.Upper.State, socketInState) {
+	if c.ShowState == Yes && c.Socket == c.defaultSocket() {
 		return filepath.Join(c.Root, clientState, socketInState)
 	}
 	return c.Socket
+}
+
+// defaultSocket is in the state, where clients look for it. A state in memory may be in
+// a mount namespace that they are not in, so that its socket is beside it.
+func (c *Config) defaultSocket() string {
+	if c.Upper.Tmpfs > 0 {
+		return filepath.Join(c.Upper.Dir, socketInState)
+	}
+	return filepath.Join(c.Upper.State, socketInState)
 }
 
 // ClientURI is what clients set NIX_REMOTE to, or give to --store: "daemon" where

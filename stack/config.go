@@ -29,7 +29,8 @@ type Config struct {
 	// Mount is where the merged store is mounted ("mount"); StoreDir below Root.
 	Mount string
 	// Socket is where the daemon listens ("socket"); daemon-socket/socket in
-	// Upper.State, which clients see at /nix/var/nix if that is shown.
+	// Upper.State, or in Upper.Dir if the state is in memory. Clients see it at
+	// /nix/var/nix if the state is shown.
 	Socket string
 	// ShowState shows the state at /nix/var/nix below Root ("show-state"). By default
 	// that is done when the store is mounted at /nix/store there.
@@ -49,11 +50,16 @@ type Config struct {
 // Upper says where the upper layer is. What is not set lies in Dir, see the
 // package comment.
 type Upper struct {
-	Dir   string // holds all that is written ("upper.dir")
+	// Dir holds all that is written ("upper.dir"). One in memory has a default, see
+	// [Config.UpperDir].
+	Dir   string
 	Layer string // the upper layer of the overlay ("upper.layer")
 	Work  string // OverlayFS's work directory, on the file system of Layer ("upper.work")
 	State string // Nix's state directory ("upper.state")
 	Log   string // build logs ("upper.log")
+	// Tmpfs is the size in bytes of a throwaway upper ("upper.tmpfs"): it is in memory
+	// and goes with the stack. 0: the upper is kept.
+	Tmpfs uint64
 }
 
 // Choice is a setting that may be left to the package.
@@ -96,9 +102,10 @@ func (c Config) Resolve(dir string) (Config, error) {
 		c.StoreDir = storepath.DefaultDir
 	}
 	c.Root = r.path("root", c.Root, "/")
+	c.Upper.Dir = c.UpperDir()
 	c.Upper = r.upper(c.Upper)
 	c.Mount = r.path("mount", c.Mount, filepath.Join(c.Root, string(c.StoreDir)))
-	c.Socket = r.path("socket", c.Socket, filepath.Join(c.Upper.State, socketInState))
+	c.Socket = r.path("socket", c.Socket, c.defaultSocket())
 	if c.Name == "" && c.Upper.Dir != "" {
 		c.Name = filepath.Base(c.Upper.Dir)
 	}
@@ -150,6 +157,7 @@ func (r *resolver) upper(u Upper) Upper {
 		return u
 	}
 	u.Dir = r.path("upper.dir", u.Dir, "")
+	u = r.tmpfs(u)
 	in := func(key, path, name string) string {
 		return r.path("upper."+key, path, filepath.Join(u.Dir, name))
 	}

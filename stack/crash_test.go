@@ -20,6 +20,7 @@ import (
 const (
 	crashAtEnv = "STACK_TEST_CRASH_AT"
 	crashIn    = "STACK_TEST_CRASH_IN"
+	crashTmpfs = "STACK_TEST_CRASH_TMPFS" // not empty: with an upper in memory
 )
 
 // TestMain lets the test binary be a process that brings a stack up, takes it
@@ -35,6 +36,9 @@ func upAndDown(dir string, at int) {
 	crashpoint.KillAt(at, nil)
 	ctx := context.Background()
 	c := Config{Upper: Upper{Dir: dir + "/upper"}, Root: dir + "/root", Lowers: []Lower{{Path: dir + "/l1"}, {Path: dir + "/root"}}}
+	if os.Getenv(crashTmpfs) != "" {
+		c.Upper.Tmpfs = 64 << 20
+	}
 	c, err := c.Resolve("/")
 	if err == nil {
 		var s *Stack
@@ -66,6 +70,16 @@ func crash(t *testing.T, s *Stack) {
 // is left when that has ended.
 func TestKilledAnywhere(t *testing.T) {
 	testenv.Long(t)
+	killedAnywhere(t, 0)
+}
+
+func TestKilledAnywhereWithAThrowawayUpper(t *testing.T) {
+	testenv.Long(t)
+	t.Setenv(crashTmpfs, "1")
+	killedAnywhere(t, 64<<20)
+}
+
+func killedAnywhere(t *testing.T, tmpfs uint64) {
 	inEach(t, func(t *testing.T, w *world) {
 		a, b := object(t, "a"), object(t, "b")
 		w.lower(t, "l1", a)
@@ -82,7 +96,9 @@ func TestKilledAnywhere(t *testing.T) {
 				t.Fatalf("point %d: %s\n%s", points, ws, out)
 			}
 			if points%2 == 0 { // by the next up …
-				s := w.up(t, w.config(t, w.path("l1"), w.path("root")))
+				c := w.config(t, w.path("l1"), w.path("root"))
+				c.Upper.Tmpfs = tmpfs
+				s := w.up(t, c)
 				has(t, s, a)
 				has(t, s, b)
 				if st := s.Status(t.Context()); len(st.Problems) > 0 {

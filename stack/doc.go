@@ -23,6 +23,7 @@
 //	log/            build logs, /nix/var/log/nix
 //	lowers/         mount points of images, and of lowers that would else be hidden
 //	run.json        which process serves the stack, and what it has mounted
+//	tmpfs/          layer, work, state and log of an upper in memory
 //	lock            held by that process
 //	control         socket: status
 //

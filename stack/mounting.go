@@ -20,6 +20,9 @@ func (s *Stack) makePlaces() error {
 	for _, name := range []string{"db", "profiles", "gcroots", "daemon-socket"} {
 		dirs = append(dirs, filepath.Join(u.State, name))
 	}
+	if u.Tmpfs > 0 {
+		dirs = append(dirs, filepath.Dir(s.Config.defaultSocket()))
+	}
 	for _, dir := range dirs {
 		if err := makeDir(dir); err != nil {
 			return err

@@ -55,6 +55,9 @@ func Assemble(ctx context.Context, cfg Config, parts Parts) (*Stack, error) {
 		parts.Log = slog.New(slog.DiscardHandler)
 	}
 	s := &Stack{Config: cfg, parts: parts}
+	if err := s.throwAway(ctx); err != nil {
+		return nil, err
+	}
 	lowers, err := cfg.findAll(ctx)
 	if err != nil {
 		return nil, err
@@ -72,6 +75,9 @@ func Assemble(ctx context.Context, cfg Config, parts Parts) (*Stack, error) {
 }
 
 func (s *Stack) assemble(ctx context.Context, lowers []*found) error {
+	if err := s.mountTmpfs(ctx); err != nil {
+		return err
+	}
 	if err := s.makePlaces(); err != nil {
 		return err
 	}

@@ -71,6 +71,8 @@ type LayerStatus struct {
 	NarBytes *uint64 `json:"narBytes,omitempty"`
 	// Disk is the file system of the upper layer.
 	Disk *Disk `json:"disk,omitempty"`
+	// Tmpfs tells that the layer is in memory and goes with the stack.
+	Tmpfs bool `json:"tmpfs,omitempty"`
 }
 
 // Count is a number that may be an estimate.
@@ -151,7 +153,7 @@ func (r *Run) look(ctx context.Context) *Status {
 		Uptime: r.Process.uptime().Seconds(), Dir: r.Dir, Client: r.Client, StoreDir: r.StoreDir, Root: r.Root, Mount: r.Mount,
 		Private: r.Private, Enter: r.Enter(), Sockets: []SocketStatus{}, Problems: []string{},
 	}
-	upper := LayerStatus{Name: "upper", Kind: "upper", Dir: r.Layer}
+	upper := LayerStatus{Name: "upper", Kind: "upper", Dir: r.Layer, Tmpfs: throwaway(r.Dir, r.Layer)}
 	st.Layers = append(st.Layers, upper)
 	for _, l := range r.Lowers {
 		st.Layers = append(st.Layers, LayerStatus{Name: l.Name, Kind: string(l.Kind), Given: l.Given, URI: l.URI, Dir: l.Dir})

@@ -25,6 +25,7 @@ const (
 	roleProfiles = "profiles"
 	roleGCRoots  = "gcroots"
 	roleLog      = "logs"
+	roleSocket   = "socket"
 )
 
 // step is one mount that a stack needs.
@@ -185,6 +186,11 @@ func (c *Config) stateSteps() []step {
 	steps := []step{shown}
 	for _, name := range []string{roleProfiles, roleGCRoots} {
 		steps = append(steps, writableStep(name, filepath.Join(state, name), filepath.Join(at, name)))
+	}
+	if c.Upper.Tmpfs > 0 && c.Socket == c.defaultSocket() {
+		socket := showStep(roleSocket, filepath.Dir(c.Socket), filepath.Dir(c.ClientSocket()))
+		socket.covers = true
+		steps = append(steps, socket)
 	}
 	logs := showStep(roleLog, c.Upper.Log, filepath.Join(c.Root, clientLog))
 	logs.covers = true

@@ -54,6 +54,7 @@ type fileUpper struct {
 	Work  string `toml:"work"`
 	State string `toml:"state"`
 	Log   string `toml:"log"`
+	Tmpfs string `toml:"tmpfs"`
 }
 
 // FileError is a mistake in a strata.toml.
@@ -175,7 +176,13 @@ func meant(name string, known []string) string {
 func (f *file) config() (c Config, err error) {
 	c = Config{
 		Name: f.Name, Root: f.Root, Mount: f.Mount, Socket: f.Socket,
-		Cover: f.Cover, Lazy: f.LazyUnmount, Upper: Upper(f.Upper),
+		Cover: f.Cover, Lazy: f.LazyUnmount,
+		Upper: Upper{Dir: f.Upper.Dir, Layer: f.Upper.Layer, Work: f.Upper.Work, State: f.Upper.State, Log: f.Upper.Log},
+	}
+	if f.Upper.Tmpfs != "" {
+		if c.Upper.Tmpfs, err = ParseTmpfs(f.Upper.Tmpfs); err != nil {
+			return c, &ConfigError{"upper.tmpfs", err.Error()}
+		}
 	}
 	if f.ShowState != nil {
 		if c.ShowState = No; *f.ShowState {

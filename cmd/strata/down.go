@@ -35,7 +35,7 @@ func (s *stackSelection) runs() ([]*stack.Run, error) {
 		if err != nil {
 			return nil, &usageError{err}
 		}
-		dirs = append(dirs, cfg.Upper.Dir)
+		dirs = append(dirs, cfg.UpperDir())
 	}
 	if s.upper != "" {
 		dirs = append(dirs, s.upper)

@@ -122,7 +122,10 @@ func printLayers(out *output, st *stack.Status) error {
 		if l.Given != "" && l.Given != l.Dir {
 			where = l.Given
 		}
-		if l.Disk != nil {
+		switch {
+		case l.Disk != nil && l.Tmpfs:
+			where += fmt.Sprintf(" (in memory, %s of %s used; goes with the stack)", size(l.Disk.Size-min(l.Disk.Size, l.Disk.Available)), size(l.Disk.Size))
+		case l.Disk != nil:
 			where += fmt.Sprintf(" (%s free)", size(l.Disk.Available))
 		}
 		_, _ = fmt.Fprintf(w, "  %s\t%s\t%s\t%s\t%s\n", l.Name, l.Kind, count(l.Paths), objects, where)

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -8,6 +9,7 @@ import (
 	"net"
 	"os"
 	"slices"
+	"strings"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -23,6 +25,8 @@ import (
 type upOptions struct {
 	file      string
 	lowers    []string
+	upper     string
+	tmpfs     string
 	storeDir  string
 	showState bool
 	detach    bool
@@ -69,7 +73,8 @@ func (o *upOptions) addFlags(f *pflag.FlagSet) {
 	c := &o.cfg
 	f.StringVarP(&o.file, "config", "c", "", "read `FILE` (strata.toml); flags win over what it says")
 	f.StringArrayVar(&o.lowers, "lower", nil, "a lower store: a `PATH or URI`; may be repeated, the first that has an object wins")
-	f.StringVar(&c.Upper.Dir, "upper", "", "the `DIR` for all that is written")
+	f.StringVar(&o.upper, "upper", "", "the `DIR` for all that is written; or tmpfs[:SIZE] for an upper in memory, which goes with the stack")
+	f.StringVar(&o.tmpfs, "upper-tmpfs", "", "keep the upper in memory, at most `SIZE` (4G; 50% of the memory); it goes with the stack")
 	f.StringVar(&c.Upper.Layer, "upper-layer", "", "the `DIR` of the upper layer's objects (default: layer in the upper)")
 	f.StringVar(&c.Upper.Work, "upper-work", "", "OverlayFS's work `DIR` (default: work in the upper)")
 	f.StringVar(&c.Upper.State, "upper-state", "", "Nix's state `DIR` (default: state in the upper)")
@@ -94,7 +99,6 @@ func (o *upOptions) config(f *pflag.FlagSet) (c stack.Config, err error) {
 		}
 	}
 	for name, set := range map[string]func(){
-		"upper":           func() { c.Upper.Dir = o.cfg.Upper.Dir },
 		"upper-layer":     func() { c.Upper.Layer = o.cfg.Upper.Layer },
 		"upper-work":      func() { c.Upper.Work = o.cfg.Upper.Work },
 		"upper-state":     func() { c.Upper.State = o.cfg.Upper.State },
@@ -117,7 +121,7 @@ func (o *upOptions) config(f *pflag.FlagSet) (c stack.Config, err error) {
 			set()
 		}
 	}
-	if err != nil {
+	if err = errors.Join(err, o.setUpper(f, &c.Upper)); err != nil {
 		return c, &usageError{err}
 	}
 	if dir := environment(os.LookupEnv).nonEmpty("NIX_STORE_DIR", ""); o.storeDir == "" && c.StoreDir == "" {
@@ -128,7 +132,7 @@ func (o *upOptions) config(f *pflag.FlagSet) (c stack.Config, err error) {
 			return c, &usageError{err}
 		}
 	}
-	if c.Upper.Dir == "" && len(c.Lowers) == 0 {
+	if c.UpperDir() == "" && len(c.Lowers) == 0 {
 		return c, &usageError{errors.New("strata up needs --lower and --upper, or a file with -c")}
 	}
 	cwd, err := os.Getwd()
@@ -139,6 +143,29 @@ func (o *upOptions) config(f *pflag.FlagSet) (c stack.Config, err error) {
 		return c, &usageError{err}
 	}
 	return c, nil
+}
+
+// setUpper obeys --upper, which says anew what the file says of it, and --upper-tmpfs.
+func (o *upOptions) setUpper(f *pflag.FlagSet, u *stack.Upper) error {
+	tmpfs := o.tmpfs
+	if f.Changed("upper") {
+		u.Dir, u.Tmpfs = o.upper, 0
+		if size, ok := strings.CutPrefix(o.upper, "tmpfs"); ok && (size == "" || size[0] == ':') {
+			u.Dir = ""
+			if tmpfs == "" {
+				tmpfs = cmp.Or(strings.TrimPrefix(size, ":"), stack.DefaultTmpfs)
+			}
+		}
+	}
+	if tmpfs == "" {
+		return nil
+	}
+	size, err := stack.ParseTmpfs(tmpfs)
+	if err != nil {
+		return fmt.Errorf("size of the upper: %w", err)
+	}
+	u.Tmpfs = size
+	return nil
 }
 
 func parseLowers(texts []string) ([]stack.Lower, error) {
