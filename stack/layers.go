@@ -18,7 +18,9 @@ func (s *Stack) openLowers(ctx context.Context, lowers []*found) error {
 		}
 		s.lowers = append(s.lowers, l)
 		d, _ := store.As[store.Directory](l)
-		s.run.Lowers = append(s.run.Lowers, RunLower{Name: f.Name, Kind: f.kind, Given: f.String(), Dir: d.RealDir(), URI: l.URI()})
+		s.run.Lowers = append(s.run.Lowers, RunLower{
+			Name: f.Name, Kind: f.kind, Given: f.String(), Real: f.Real, State: f.State, Dir: d.RealDir(), URI: l.URI(),
+		})
 	}
 	return nil
 }

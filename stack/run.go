@@ -50,8 +50,11 @@ type RunLower struct {
 	Name  string    `json:"name"`
 	Kind  LowerKind `json:"kind"`
 	Given string    `json:"given"` // path or URI
-	Dir   string    `json:"dir"`   // of the objects
-	URI   string    `json:"uri"`   // as it was opened
+	// Real and State are where in that objects and database are, if that was said.
+	Real  string `json:"real,omitempty"`
+	State string `json:"state,omitempty"`
+	Dir   string `json:"dir"` // of the objects
+	URI   string `json:"uri"` // as it was opened
 }
 
 // Mounted is one mount of a stack and what it is for.
