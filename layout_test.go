@@ -49,6 +49,7 @@ var tiers = [][]string{
 var sideways = map[edge]string{
 	{"image", "internal/mount"}:     "the kernel's mount interface, wrapped once for both kinds of mount",
 	{"overlayfs", "internal/mount"}: "the same",
+	{"fusefs", "internal/mount"}:    "the same",
 	{"nixconf", "internal/suggest"}: "names of settings are guessed like all others",
 }
 

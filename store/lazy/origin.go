@@ -1,0 +1,53 @@
+package lazy
+
+import (
+	"context"
+	"errors"
+	"io"
+
+	"github.com/strata-nix/strata/nar"
+	"github.com/strata-nix/strata/store"
+	"github.com/strata-nix/strata/storepath"
+)
+
+// Origin is a store that objects come from, such as a binary cache. Its Store must
+// be able to give NARs ([store.OpenNar]).
+type Origin struct {
+	Store store.Store
+	// Trusted tells that its path infos need no signatures.
+	Trusted bool
+	// Priority decides which of several is asked first: lower comes first. nil: what the
+	// store advertises itself.
+	Priority *int
+}
+
+// Lister is an origin that knows the tree of an object without giving its contents:
+// a binary cache with ".ls" files. What it says is not signed.
+type Lister interface {
+	// NarListing gives the listing of a valid path. ErrNoListing: there is none.
+	NarListing(ctx context.Context, p storepath.Path) (*nar.Listing, error)
+}
+
+// ErrNoListing and ErrNoIndex: the origin has none of this object, and the object has
+// to do without.
+var (
+	ErrNoListing = errors.New("no listing of this object")
+	ErrNoIndex   = errors.New("no index of this object")
+)
+
+// RangeOpener is an origin that gives parts of NARs: of uncompressed ones, or
+// of such as are compressed in pieces.
+type RangeOpener interface {
+	// OpenNarRange begins to give size bytes of the NAR of a valid path, from off on. The
+	// caller closes the reader. Nothing is compared: whoever reads does that.
+	// An error that is a [store.ErrUnsupported] says that this NAR can only be had whole.
+	OpenNarRange(ctx context.Context, p storepath.Path, off, size int64) (io.ReadCloser, error)
+}
+
+// Indexer is an origin that has indexes of objects.
+type Indexer interface {
+	// NarIndex gives the index of a valid path, as info describes it. It has been checked by
+	// then: a key that is trusted has signed it together with info's NAR hash. ErrNoIndex: there
+	// is none that could be believed.
+	NarIndex(ctx context.Context, info *store.PathInfo) (*Index, error)
+}
