@@ -20,10 +20,11 @@ import (
 // way at the same time, and the directory may come and go. Symlinks are followed,
 // as the parts of a large storage may lie on several disks.
 //
-// Nothing is forced to disk: after a power failure an object that was just stored
-// may be missing or empty, as with stock Nix.
+// Nothing is forced to disk, unless it is [Directory.Durable]: after a power failure
+// an object that was just stored may be missing or empty, as with stock Nix.
 type Directory struct {
-	root string
+	root    string
+	durable bool
 }
 
 // NewDirectory makes it of an absolute path, which the first Put creates if it
@@ -34,6 +35,10 @@ func NewDirectory(root string) (*Directory, error) {
 	}
 	return &Directory{root: filepath.Clean(root)}, nil
 }
+
+// Durable is the same directory, in which an object that was stored is on disk when
+// Put and Commit return, and the one that it replaces until then.
+func (d *Directory) Durable() *Directory { return &Directory{root: d.root, durable: true} }
 
 // Path is where the directory is.
 func (d *Directory) Path() string { return d.root }

@@ -94,11 +94,32 @@ func (s *stagedFile) Commit(_ context.Context, name string, o PutOptions) error 
 			err = s.publish(target, o.IfAbsent)
 		}
 	}
+	if err == nil && s.d.durable {
+		err = s.d.syncNames(filepath.Dir(target))
+	}
 	return translate(err)
+}
+
+// syncNames has the names in a directory on disk, and its own, up to the root.
+func (d *Directory) syncNames(dir string) error {
+	for {
+		f, err := os.Open(dir)
+		if err != nil {
+			return err
+		}
+		err = f.Sync()
+		if err = errors.Join(err, f.Close()); err != nil || len(dir) <= len(d.root) {
+			return err
+		}
+		dir = filepath.Dir(dir)
+	}
 }
 
 // publish gives the file its name.
 func (s *stagedFile) publish(target string, keep bool) error {
+	if err := s.sync(); err != nil {
+		return err
+	}
 	if s.name == "" {
 		err := linkFile(s.file, target)
 		if err == nil || keep && errors.Is(err, os.ErrExist) {
@@ -113,6 +134,14 @@ func (s *stagedFile) publish(target string, keep bool) error {
 	}
 	s.name = ""
 	return nil
+}
+
+// sync has the contents on disk, if they are to be there before anybody sees them.
+func (s *stagedFile) sync() error {
+	if !s.d.durable {
+		return nil
+	}
+	return s.file.Sync()
 }
 
 // christen gives the file a name beside target, to be renamed, after a link to target
@@ -138,6 +167,9 @@ func (s *stagedFile) christen(target string, err error) error {
 	_, err = unnamed.Seek(0, io.SeekStart)
 	if err == nil {
 		_, err = io.Copy(named, unnamed)
+	}
+	if err == nil {
+		err = s.sync()
 	}
 	return errors.Join(err, unnamed.Close())
 }
