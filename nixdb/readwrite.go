@@ -173,7 +173,10 @@ func (db *DB) upgradeTables() error {
 				}
 			}
 		}
-		return c.script("drop table if exists FailedPaths")
+		if err := c.script("drop table if exists FailedPaths"); err != nil {
+			return err
+		}
+		return c.script(schemaSQL...) // indices and the trigger, if they are not there
 	})
 	if cerr := c.Close(); err == nil && cerr != nil {
 		err = failure{cerr}

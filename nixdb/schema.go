@@ -37,10 +37,7 @@ var schemaSQL = []string{
 	)`,
 	indexReferrer,
 	indexReference,
-	// A reference of a path to itself would forbid its deletion.
-	`create trigger if not exists DeleteSelfRefs before delete on ValidPaths begin
-		delete from Refs where referrer = old.id and reference = old.id;
-	end`,
+	triggerSelfRefs,
 	`create table if not exists DerivationOutputs (
 		drv integer not null,
 		id text not null,
@@ -48,13 +45,18 @@ var schemaSQL = []string{
 		primary key (drv, id),
 		foreign key (drv) references ValidPaths(id) on delete cascade
 	)`,
-	`create index if not exists IndexDerivationOutputs on DerivationOutputs(path)`,
+	indexDerivationOutputs,
 }
 
-// The indices that a big load makes afterwards.
+// What is made anew when it is damaged; the first two also after a big load.
 const (
-	indexReferrer  = `create index if not exists IndexReferrer on Refs(referrer)`
-	indexReference = `create index if not exists IndexReference on Refs(reference)`
+	indexReferrer          = `create index if not exists IndexReferrer on Refs(referrer)`
+	indexReference         = `create index if not exists IndexReference on Refs(reference)`
+	indexDerivationOutputs = `create index if not exists IndexDerivationOutputs on DerivationOutputs(path)`
+	// A reference of a path to itself would forbid its deletion.
+	triggerSelfRefs = `create trigger if not exists DeleteSelfRefs before delete on ValidPaths begin
+		delete from Refs where referrer = old.id and reference = old.id;
+	end`
 )
 
 // A migration adds something to the schema without a new version number. Its
