@@ -30,12 +30,12 @@ const module = "github.com/strata-nix/strata"
 var tiers = [][]string{
 	{ // these use nothing of ours
 		"activity", "compress", "fusefs", "image", "nixconf", "nixhash", "objstore", "overlayfs", "wire",
-		"internal/canonjson", "internal/crashpoint", "internal/flock", "internal/mount", "internal/suggest", "internal/userns",
+		"internal/calendar", "internal/canonjson", "internal/crashpoint", "internal/flock", "internal/mount", "internal/suggest", "internal/userns",
 	},
 	{"builder/sandbox", "chunk", "image/erofs", "filetransfer", "nar", "nar/refscan", "objstore/s3", "storepath"},
 	{"derivation", "objstore/http"},
 	{"store"},
-	{"export", "gc", "lease", "narinfo", "nixdb", "optimise", "registration", "trust"},
+	{"export", "gc", "lease", "narinfo", "nixdb", "optimise", "profile", "registration", "trust"},
 	{"builder/buildlog", "builder/builtin", "builder/environment", "builder/output", "narinfo/diskcache", "substitute"},
 	{"builder/execute"},
 	{"builder", "check", "merge", "pivot", "store/binarycache", "store/lazy", "worker"},
