@@ -69,7 +69,7 @@ func CanonicaliseAt(ctx context.Context, dir *os.File, name string, opts Canonic
 	_, err := atDir(dir, name, func(dirfd int, path string) (struct{}, error) {
 		c := canonicaliser{
 			ctx: ctx, opts: opts, uid: os.Geteuid(), gid: os.Getegid(),
-			trail: trail{root: path}, dirents: make([]byte, direntBuffer),
+			trail: trail{root: path},
 		}
 		return struct{}{}, c.object(dirfd, name, 0)
 	})
@@ -81,7 +81,6 @@ type canonicaliser struct {
 	opts     CanonicaliseOptions
 	uid, gid int
 	trail    trail
-	dirents  []byte
 }
 
 // A handle is an object that is held by an O_PATH descriptor, so that all
@@ -238,7 +237,7 @@ func (c *canonicaliser) entries(h *handle, depth int) error {
 		return c.fail("open", err)
 	}
 	defer unix.Close(fd)
-	list, err := readDirectory(fd, c.dirents)
+	list, err := readDirectory(fd)
 	if err != nil {
 		return c.fail("readdir", err)
 	}

@@ -38,7 +38,7 @@ func DumpAt(ctx context.Context, w io.Writer, dir *os.File, name string) error {
 
 func dump(ctx context.Context, w io.Writer, dirfd int, name, path string) error {
 	return pump(ctx, w, func(out *output) error {
-		d := dumper{out: out, trail: trail{root: path}, dirents: make([]byte, direntBuffer)}
+		d := dumper{out: out, trail: trail{root: path}}
 		out.buf = appendOpen(out.buf)
 		return d.object(dirfd, dirEntry{name: name}, 0)
 	})
@@ -46,9 +46,8 @@ func dump(ctx context.Context, w io.Writer, dirfd int, name, path string) error 
 
 // A dumper walks a tree. Its trail leads to the object that is being dumped.
 type dumper struct {
-	out     *output
-	trail   trail
-	dirents []byte
+	out   *output
+	trail trail
 }
 
 func (d *dumper) fail(op string, err error) error {
@@ -171,7 +170,7 @@ func (d *dumper) directory(dirfd int, name string, depth int) error {
 		return err
 	}
 	defer unix.Close(fd)
-	list, err := readDirectory(fd, d.dirents)
+	list, err := readDirectory(fd)
 	if err != nil {
 		return d.fail("readdir", err)
 	}

@@ -3,6 +3,7 @@ package nar
 import (
 	"bytes"
 	"encoding/binary"
+	"sync"
 	"unsafe"
 
 	"golang.org/x/sys/unix"
@@ -15,11 +16,15 @@ type dirEntry struct {
 	typ  uint8
 }
 
-const direntBuffer = 32 << 10
+// direntPool has buffers for what the kernel writes of a directory.
+var direntPool = sync.Pool{New: func() any { return new([32 << 10]byte) }}
 
 // readDirectory lists an open directory, unsorted, without "." and "..". It
-// moves fd's position. The buffer is scratch, reused for the next directory.
-func readDirectory(fd int, buf []byte) ([]dirEntry, error) {
+// moves fd's position.
+func readDirectory(fd int) ([]dirEntry, error) {
+	buffer := direntPool.Get().(*[32 << 10]byte)
+	defer direntPool.Put(buffer)
+	buf := buffer[:]
 	var list []dirEntry
 	for {
 		n, err := retry(func() (int, error) { return unix.ReadDirent(fd, buf) })

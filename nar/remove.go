@@ -33,7 +33,7 @@ func RemoveTree(ctx context.Context, path string) (freed int64, err error) {
 // RemoveTreeAt is RemoveTree for an entry of an open directory.
 func RemoveTreeAt(ctx context.Context, dir *os.File, name string) (freed int64, err error) {
 	return atDir(dir, name, func(dirfd int, path string) (int64, error) {
-		r := remover{ctx: ctx, trail: trail{root: path}, dirents: make([]byte, direntBuffer)}
+		r := remover{ctx: ctx, trail: trail{root: path}}
 		err := r.object(level{fd: dirfd}, dirEntry{name: name})
 		return r.freed, err
 	})
@@ -44,12 +44,11 @@ func RemoveTreeAt(ctx context.Context, dir *os.File, name string) (freed int64, 
 const removeDepth = 64
 
 type remover struct {
-	ctx     context.Context
-	trail   trail
-	dirents []byte
-	freed   int64
-	top     int // the outermost directory that is being deleted
-	moved   int // how many directories were moved there
+	ctx   context.Context
+	trail trail
+	freed int64
+	top   int // the outermost directory that is being deleted
+	moved int // how many directories were moved there
 }
 
 // A level is a directory that something is to be deleted from.
@@ -121,7 +120,7 @@ func (r *remover) directory(in level, name string) error {
 }
 
 func (r *remover) entries(in level) error {
-	list, err := readDirectory(in.fd, r.dirents)
+	list, err := readDirectory(in.fd)
 	if err != nil {
 		return r.fail("readdir", err)
 	}

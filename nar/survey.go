@@ -61,7 +61,7 @@ type surveyor struct {
 }
 
 func newSurveyor(ctx context.Context, path string) *surveyor {
-	return &surveyor{ctx: ctx, dumper: dumper{trail: trail{root: filepath.Clean(path)}, dirents: make([]byte, direntBuffer)}}
+	return &surveyor{ctx: ctx, dumper: dumper{trail: trail{root: filepath.Clean(path)}}}
 }
 
 func (s *surveyor) root() (*Node, error) {
@@ -195,7 +195,7 @@ func (s *surveyor) directory(dirfd int, name string, depth int) (*Node, error) {
 		return nil, err
 	}
 	defer unix.Close(fd)
-	list, err := readDirectory(fd, s.dirents)
+	list, err := readDirectory(fd)
 	if err != nil {
 		return nil, s.fail("readdir", err)
 	}

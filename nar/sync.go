@@ -16,13 +16,12 @@ func SyncTree(path string) error {
 // syncTree waits until a tree is on disk: contents, metadata and directory
 // entries, but not the entry for the tree itself.
 func syncTree(dirfd int, name, path string) error {
-	s := syncer{trail: trail{root: path}, dirents: make([]byte, direntBuffer)}
+	s := syncer{trail: trail{root: path}}
 	return s.object(dirfd, dirEntry{name: name}, 0)
 }
 
 type syncer struct {
-	trail   trail
-	dirents []byte
+	trail trail
 }
 
 func (s *syncer) object(dirfd int, e dirEntry, depth int) error {
@@ -50,7 +49,7 @@ func (s *syncer) entries(fd, depth int) error {
 	if depth == MaxDepth {
 		return pathError("fsync", s.trail.at(""), ErrTooDeep)
 	}
-	list, err := readDirectory(fd, s.dirents)
+	list, err := readDirectory(fd)
 	if err != nil {
 		return pathError("readdir", s.trail.at(""), err)
 	}
