@@ -15,14 +15,15 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// fileID is the same for files that are equal.
-type fileID [sha256.Size]byte
+// fileID is the same for files that are equal: the first 160 bits of a hash, as many as
+// a store path has, so that a million of them take less memory.
+type fileID [20]byte
 
 // linked is the inode of a file that has names, or may get more.
 type linked struct {
-	at      int64
-	linksAt int64 // in the inode
-	links   uint16
+	at       int64
+	links    uint16
+	extended bool
 }
 
 // File makes a regular file of the next size bytes of contents, at whose end the reader must
@@ -79,7 +80,7 @@ func (w *Writer) file(perm uint32, size int64, contents io.Reader) (int64, error
 	if h == nil {
 		return w.putInode(&n, inline)
 	}
-	id := fileID(h.Sum(nil))
+	id := fileID(h.Sum(nil)[:len(fileID{})])
 	if l, ok := w.equal[id]; ok && l.links < math.MaxUint16 {
 		w.space.rewind(before)
 		l.links++
@@ -92,7 +93,7 @@ func (w *Writer) file(perm uint32, size int64, contents io.Reader) (int64, error
 		}
 	}
 	at, err := w.putInode(&n, inline)
-	w.equal[id] = linked{at, n.linksAt(), 1}
+	w.equal[id] = linked{at, 1, n.extended()}
 	return at, err
 }
 
@@ -161,5 +162,5 @@ func (w *Writer) patchAllLinks() error {
 }
 
 func (w *Writer) patchLinks(l linked) error {
-	return w.space.patch(l.at+l.linksAt, binary.LittleEndian.AppendUint16(nil, l.links))
+	return w.space.patch(l.at+linksAt(l.extended), binary.LittleEndian.AppendUint16(nil, l.links))
 }

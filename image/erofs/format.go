@@ -63,9 +63,9 @@ func (n *inode) encodedSize() int {
 	return compactSize
 }
 
-// linksAt is where in the encoded inode the number of its names is.
-func (n *inode) linksAt() int64 {
-	if n.extended() {
+// linksAt is where in an encoded inode the number of its names is.
+func linksAt(extended bool) int64 {
+	if extended {
 		return 44
 	}
 	return 6

@@ -33,9 +33,9 @@ func (m *memory) Truncate(size int64) error {
 
 // tree is what goes into an image: directories, links and files by name.
 type (
-	tree map[string]any // tree, link, string, executable
-	link string
-	exec string
+	tree       map[string]any // tree, link, string, executable
+	link       string
+	executable string
 )
 
 func (tr tree) write(w *Writer) error {
@@ -56,7 +56,7 @@ func (tr tree) write(w *Writer) error {
 			}
 		case link:
 			err = w.Symlink(name, string(v))
-		case exec:
+		case executable:
 			err = w.File(name, 0o555, int64(len(v)), strings.NewReader(string(v)))
 		case string:
 			err = w.File(name, 0o444, int64(len(v)), strings.NewReader(v))
@@ -106,7 +106,7 @@ func (tr tree) differs(n *node, path string, time uint64) error {
 			mode = unix.S_IFDIR | 0o555
 		case link:
 			mode, data = unix.S_IFLNK|0o777, string(v)
-		case exec:
+		case executable:
 			mode, data = unix.S_IFREG|0o555, string(v)
 		case string:
 			data = v
@@ -174,7 +174,7 @@ func trees() map[string]tree {
 		"one":    {"f": "contents"},
 		"odd":    {"!": "before the dots", "+x": "x", "-": "-", ".a": "a", "..b": "b", "...": "c", "\xff\xfe": "no text", " ": "", strings.Repeat("n", 255): "long"},
 		"links":  {"l": link("target"), "d": tree{"l": link("../../f")}, "long": link(strings.Repeat("a/", 2047)), "longer": link(strings.Repeat("b", 4095))},
-		"modes":  {"run": exec("#!/bin/sh\n"), "empty": exec(""), "dir": tree{}},
+		"modes":  {"run": executable("#!/bin/sh\n"), "empty": executable(""), "dir": tree{}},
 		"sizes":  sizes(),
 		"wide":   {"nix": tree{"store": wide}},
 		"deep":   deep,
@@ -199,7 +199,7 @@ func TestRoundTrip(t *testing.T) {
 func TestEqualFilesBecomeOne(t *testing.T) {
 	large := blob(3<<20, 1)
 	tr := tree{
-		"a": tree{"f": "same", "g": "other", "run": exec("same"), "large": large},
+		"a": tree{"f": "same", "g": "other", "run": executable("same"), "large": large},
 		"b": tree{"f": "same", "large": large, "empty": ""}, "empty": "",
 		"c": tree{"z": blob(5000, 3)},
 	}
@@ -345,7 +345,7 @@ func FuzzTree(f *testing.F) {
 			case 0, 1:
 				here[name] = blob(size, uint64(b[i+2]%3))
 			case 2:
-				here[name] = exec(blob(size%4200, 7))
+				here[name] = executable(blob(size%4200, 7))
 			case 3:
 				here[name] = link(strings.Repeat("t", 1+size%4095))
 			case 4:
