@@ -45,6 +45,14 @@ type Config struct {
 	WaitForLowers time.Duration
 	// Settings are settings of nix.conf for this stack alone ("settings").
 	Settings map[string]string
+	// GC is the policy by which garbage of the upper is collected ("gc").
+	GC Policy
+	// Consumer is what owners of lowers know the stack by ("consumer"), in the roots and
+	// leases that it has there; made of the name of the stack, of the machine and of
+	// the upper's directory.
+	Consumer string
+	// Watch says how it is noticed that lowers grow ("watch", "watch-interval").
+	Watch Watch
 }
 
 // Upper says where the upper layer is. What is not set lies in Dir, see the
@@ -125,6 +133,9 @@ func (c Config) Resolve(dir string) (Config, error) {
 		r.fail("wait-for-lowers", "%s is less than nothing", c.WaitForLowers)
 	}
 	c.Lowers = r.lowers(slices.Clone(c.Lowers), c.Upper.Dir)
+	c.Settings = r.policy(&c.GC, c.Settings)
+	r.consumer(&c)
+	r.watch(&c.Watch)
 	return c, errors.Join(r.errs...)
 }
 
@@ -195,6 +206,7 @@ func (r *resolver) lowers(all []Lower, upperDir string) []Lower {
 		taken[l.Name] = true
 		l.place = filepath.Join(upperDir, "lowers", l.Name)
 		l.Mount = r.path(key+": mount", l.Mount, "")
+		absoluteLeases(&l.Leases, r.dir)
 	}
 	return all
 }

@@ -27,13 +27,22 @@ type Lower struct {
 	// Store is a lower that is not given by its path. Its objects must be files of
 	// this machine: a daemon's socket needs the parameter root or real.
 	Store store.Reference
+	// Roots is whether to register what is leaned on as gc roots of the lower
+	// ("roots"); by default, if its owner has made a place for that.
+	Roots Choice
+	// Leases is where to publish what is leaned on ("leases"): the directory or URI that
+	// the owner of the lower names. LeaseRequired is whether to lean on nothing more
+	// when that fails ("lease-required"); by default it is.
+	Leases        string
+	LeaseRequired Choice
 
 	place string // in the upper's directory, for what is mounted on behalf of it
 }
 
 // ParseLower reads a lower from one text: a path (it begins with '/' or '.'), or
 // the URI of a store. A path may be followed by parameters in the way of a URI:
-// name, real, state, mount. A URI has a parameter name besides its own. A
+// name, real, state, mount. A URI has a parameter name besides its own. Both have
+// roots, leases and lease-required. A
 // question mark that is part of a path is spelled %3F, and a percent sign %25.
 func ParseLower(text string) (Lower, error) {
 	ref, err := store.ParseReference(text)
@@ -51,6 +60,12 @@ func ParseLower(text string) (Lower, error) {
 		return v
 	}
 	l.Name = take("name")
+	l.Leases = take("leases")
+	for name, to := range map[string]*Choice{"roots": &l.Roots, "lease-required": &l.LeaseRequired} {
+		if *to, err = parseChoice(take(name)); err != nil {
+			return Lower{}, fmt.Errorf("%w: '%.300s': parameter '%s' %w", store.ErrReference, text, name, err)
+		}
+	}
 	if !isPath {
 		l.Store = ref
 		return l, nil
@@ -64,10 +79,26 @@ func ParseLower(text string) (Lower, error) {
 	delete(ref.Params, "root")
 	l.Real, l.State, l.Mount = take("real"), take("state"), take("mount")
 	for name := range ref.Params {
-		return Lower{}, fmt.Errorf("%w: '%.300s': unknown parameter '%s'%s; a lower by its path has name, real, state and mount",
-			store.ErrReference, text, name, meant(name, []string{"name", "real", "state", "mount"}))
+		return Lower{}, fmt.Errorf("%w: '%.300s': unknown parameter '%s'%s; a lower by its path has %s",
+			store.ErrReference, text, name, meant(name, pathParams), strings.Join(pathParams, ", "))
 	}
 	return l, nil
+}
+
+// pathParams are the parameters of a lower by its path.
+var pathParams = []string{"name", "real", "state", "mount", "roots", "leases", "lease-required"}
+
+// parseChoice reads a choice; "" leaves it to the package.
+func parseChoice(text string) (Choice, error) {
+	switch text {
+	case "":
+		return Auto, nil
+	case "true":
+		return Yes, nil
+	case "false":
+		return No, nil
+	}
+	return Auto, fmt.Errorf("is '%.40s', and must be true or false", text)
 }
 
 // defaultName is a name for messages.

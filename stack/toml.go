@@ -37,6 +37,10 @@ type file struct {
 	Lower         []fileLower    `toml:"lower"`
 	Upper         fileUpper      `toml:"upper"`
 	Settings      map[string]any `toml:"settings"`
+	GC            filePolicy     `toml:"gc"`
+	Consumer      string         `toml:"consumer"`
+	Watch         string         `toml:"watch"`
+	WatchInterval string         `toml:"watch-interval"`
 }
 
 type fileLower struct {
@@ -46,6 +50,10 @@ type fileLower struct {
 	Real  string `toml:"real"`
 	State string `toml:"state"`
 	Mount string `toml:"mount"`
+
+	Roots         *bool  `toml:"roots"`
+	Leases        string `toml:"leases"`
+	LeaseRequired *bool  `toml:"lease-required"`
 }
 
 type fileUpper struct {
@@ -199,6 +207,13 @@ func (f *file) config() (c Config, err error) {
 			return c, &ConfigError{"wait-for-lowers", fmt.Sprintf("'%.80s' is not a duration such as \"30s\"", f.WaitForLowers)}
 		}
 	}
+	if c.Watch, err = f.watch(); err != nil {
+		return c, err
+	}
+	if c.GC, err = f.GC.policy(); err != nil {
+		return c, err
+	}
+	c.Consumer = f.Consumer
 	if c.Lowers, err = f.lowers(); err != nil {
 		return c, err
 	}
@@ -219,7 +234,10 @@ func (f *file) lowers() ([]Lower, error) {
 		out = append(out, l)
 	}
 	for i, t := range f.Lower {
-		l := Lower{Name: t.Name, Path: t.Path, Real: t.Real, State: t.State, Mount: t.Mount}
+		l := Lower{
+			Name: t.Name, Path: t.Path, Real: t.Real, State: t.State, Mount: t.Mount,
+			Roots: choice(t.Roots), Leases: t.Leases, LeaseRequired: choice(t.LeaseRequired),
+		}
 		if t.Store != "" {
 			var err error
 			if l.Store, err = store.ParseReference(t.Store); err != nil {
@@ -282,5 +300,7 @@ func (c *Config) absolute(dir string) {
 	for i := range c.Lowers {
 		at(&c.Lowers[i].Path)
 		at(&c.Lowers[i].Mount)
+		absoluteLeases(&c.Lowers[i].Leases, dir)
 	}
+	absoluteLeases(&c.GC.Leases, dir)
 }

@@ -49,6 +49,9 @@ func Parse(text string) (Schedule, error) {
 // String is what was read.
 func (s Schedule) String() string { return s.text }
 
+// Equal tells whether two were read from the same text.
+func (s Schedule) Equal(o Schedule) bool { return s.text == o.text }
+
 // IsZero tells whether it is never.
 func (s Schedule) IsZero() bool { return s.every == 0 && s.event == nil }
 

@@ -1,0 +1,184 @@
+package stack
+
+import (
+	"fmt"
+	"math"
+	"os/user"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/strata-nix/strata/internal/calendar"
+)
+
+// Policy says what is garbage of an upper, when it is collected, and who may
+// ("gc"). The zero value collects whenever somebody asks, and everything that is
+// dead.
+type Policy struct {
+	// Schedule is when the collections are due that nobody has to ask for
+	// ("schedule"); never unless set.
+	Schedule calendar.Schedule
+	// DeleteOlderThan deletes the generations of profiles first that were not in use
+	// any more so long ago ("delete-older-than").
+	DeleteOlderThan time.Duration
+	// DeleteOld deletes all generations but the current ones ("delete-old").
+	DeleteOld bool
+	// MaxSize is how many bytes the upper may have on disk ("max-size"): below that
+	// nothing is collected, and above no more than is needed. 0: there is no quota.
+	MaxSize uint64
+	// MaxFreed ends a collection that has freed so many bytes ("max-freed"). 0: it goes
+	// on to the end.
+	MaxFreed uint64
+	// KeepOutputs and KeepDerivations are the settings of that name of the upper
+	// ("keep-outputs", "keep-derivations"), for all collections of it.
+	KeepOutputs, KeepDerivations Choice
+	// MinFree and MaxFree are the settings of that name ("min-free", "max-free"), by which
+	// builds collect garbage. nil: those of nix.conf.
+	MinFree, MaxFree *uint64
+	// Owner is a user whose store this is ("owner"): the one who may collect besides
+	// root and who serves it, and whose profiles lose generations.
+	Owner string
+	// Optimise makes equal files one afterwards, and drops what a lower has by now
+	// ("optimise").
+	Optimise bool
+	// Leases is the place of the leases of those who have this upper for a lower
+	// ("leases"): a directory or a URI.
+	Leases string
+}
+
+// settings are those of nix.conf that the policy is made of.
+func (p *Policy) settings() map[string]string {
+	out := map[string]string{}
+	for name, c := range map[string]Choice{"keep-outputs": p.KeepOutputs, "keep-derivations": p.KeepDerivations} {
+		if c != Auto {
+			out[name] = strconv.FormatBool(c == Yes)
+		}
+	}
+	for name, n := range map[string]*uint64{"min-free": p.MinFree, "max-free": p.MaxFree} {
+		if n != nil {
+			out[name] = strconv.FormatUint(*n, 10)
+		}
+	}
+	return out
+}
+
+// policy checks a policy and puts its settings among the others.
+func (r *resolver) policy(p *Policy, settings map[string]string) map[string]string {
+	if p.DeleteOlderThan < 0 {
+		r.fail("gc.delete-older-than", "%s is less than nothing", p.DeleteOlderThan)
+	}
+	if p.Owner != "" {
+		if _, err := lookupUser(p.Owner); err != nil {
+			r.fail("gc.owner", "%v", err)
+		}
+	}
+	all := make(map[string]string, len(settings))
+	for name, v := range settings {
+		all[name] = v
+	}
+	for name, v := range p.settings() {
+		if was, ok := all[name]; ok && was != v {
+			r.fail("gc."+name, "is %s, and 'settings.%s' is %s; say it once", v, name, was)
+		}
+		all[name] = v
+	}
+	return all
+}
+
+// lookupUser finds a user by name or number.
+func lookupUser(name string) (uid int, err error) {
+	u, err := user.Lookup(name)
+	if err != nil {
+		if u, err = user.LookupId(name); err != nil {
+			return 0, fmt.Errorf("there is no user '%.80s'", name)
+		}
+	}
+	return strconv.Atoi(u.Uid)
+}
+
+// filePolicy is [gc] in strata.toml.
+type filePolicy struct {
+	Schedule        string `toml:"schedule"`
+	DeleteOlderThan string `toml:"delete-older-than"`
+	DeleteOld       bool   `toml:"delete-old"`
+	MaxSize         any    `toml:"max-size"`
+	MaxFreed        any    `toml:"max-freed"`
+	KeepOutputs     *bool  `toml:"keep-outputs"`
+	KeepDerivations *bool  `toml:"keep-derivations"`
+	MinFree         any    `toml:"min-free"`
+	MaxFree         any    `toml:"max-free"`
+	Owner           string `toml:"owner"`
+	Optimise        bool   `toml:"optimise"`
+	Leases          string `toml:"leases"`
+}
+
+func (f *filePolicy) policy() (p Policy, err error) {
+	p = Policy{
+		DeleteOld: f.DeleteOld, KeepOutputs: choice(f.KeepOutputs), KeepDerivations: choice(f.KeepDerivations),
+		Owner: f.Owner, Optimise: f.Optimise, Leases: f.Leases,
+	}
+	fail := func(key string, err error) (Policy, error) { return p, &ConfigError{"gc." + key, err.Error()} }
+	if f.Schedule != "" {
+		if p.Schedule, err = calendar.Parse(f.Schedule); err != nil {
+			return fail("schedule", err)
+		}
+	}
+	if f.DeleteOlderThan != "" {
+		if p.DeleteOlderThan, err = calendar.ParseSpan(f.DeleteOlderThan); err != nil {
+			return fail("delete-older-than", err)
+		}
+	}
+	for _, s := range []struct {
+		key string
+		in  any
+		to  func(uint64)
+	}{
+		{"max-size", f.MaxSize, func(n uint64) { p.MaxSize = n }},
+		{"max-freed", f.MaxFreed, func(n uint64) { p.MaxFreed = n }},
+		{"min-free", f.MinFree, func(n uint64) { p.MinFree = &n }},
+		{"max-free", f.MaxFree, func(n uint64) { p.MaxFree = &n }},
+	} {
+		if s.in == nil {
+			continue
+		}
+		n, err := byteCount(s.in)
+		if err != nil {
+			return fail(s.key, err)
+		}
+		s.to(n)
+	}
+	return p, nil
+}
+
+func choice(b *bool) Choice {
+	switch {
+	case b == nil:
+		return Auto
+	case *b:
+		return Yes
+	}
+	return No
+}
+
+// byteCount reads a number of bytes: an integer, or a text that may end in K, M, G or
+// T, powers of 1024.
+func byteCount(v any) (uint64, error) {
+	switch v := v.(type) {
+	case int64:
+		if v >= 0 {
+			return uint64(v), nil
+		}
+	case string:
+		digits := strings.TrimRight(v, "KMGTkmgt")
+		shift := 0
+		if unit := v[len(digits):]; len(unit) == 1 {
+			shift = 10 * (strings.Index("KMGT", strings.ToUpper(unit)) + 1)
+		} else if unit != "" {
+			break
+		}
+		if n, err := strconv.ParseUint(digits, 10, 64); err == nil && n <= math.MaxUint64>>shift {
+			return n << shift, nil
+		}
+	}
+	return 0, fmt.Errorf("'%.40s' is not a number of bytes such as 1048576 or \"10G\"", fmt.Sprint(v))
+}
