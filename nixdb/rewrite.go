@@ -3,9 +3,9 @@ package nixdb
 import (
 	"context"
 	"errors"
-	"io/fs"
 	"os"
 
+	"golang.org/x/sys/unix"
 	"zombiezen.com/go/sqlite"
 
 	"github.com/strata-nix/strata/storepath"
@@ -64,17 +64,13 @@ func (db *DB) Rewrite(ctx context.Context, r Rewrite) error {
 // Sync puts everything on disk that was committed. As in Nix, a transaction alone outlives
 // the process, and not a power failure.
 func (db *DB) Sync() error {
-	for _, name := range []string{db.file, db.file + "-wal"} {
-		f, err := os.Open(name)
-		if errors.Is(err, fs.ErrNotExist) && name != db.file {
-			continue
-		}
-		if err == nil {
-			err = errors.Join(f.Sync(), f.Close())
-		}
-		if err != nil {
-			return &Error{Op: "syncing", File: db.file, Err: err}
-		}
+	// Not the files one by one: to close one of them would give up SQLite's locks on it.
+	dir, err := os.Open(db.dir)
+	if err == nil {
+		err = errors.Join(unix.Syncfs(int(dir.Fd())), dir.Close())
+	}
+	if err != nil {
+		return &Error{Op: "syncing", File: db.file, Err: err}
 	}
 	return nil
 }
