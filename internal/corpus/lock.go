@@ -29,9 +29,18 @@ var smallList string
 //go:embed small.lock
 var smallLock string
 
+//go:embed bench.txt
+var benchList string
+
+//go:embed bench.lock
+var benchLock string
+
 // SmallSuites are those of the small corpus: released ones, whose package files
 // stay in the archive.
 var SmallSuites = []string{"bookworm", "trixie"}
+
+// BenchSuites are those of the corpus for benchmarks.
+var BenchSuites = []string{"trixie"}
 
 // Full are the names of the packages of the full corpus.
 func Full() []string { return readList(packageList) }
@@ -41,6 +50,12 @@ func SmallNames() []string { return readList(smallList) }
 
 // Small are the pinned packages of the small corpus.
 func Small() ([]Pin, error) { return ReadLock(strings.NewReader(smallLock)) }
+
+// BenchNames are the names of the packages of the corpus for benchmarks.
+func BenchNames() []string { return readList(benchList) }
+
+// Bench are the pinned packages of the corpus for benchmarks.
+func Bench() ([]Pin, error) { return ReadLock(strings.NewReader(benchLock)) }
 
 // readList splits a list of names; "#" begins a comment.
 func readList(text string) []string {

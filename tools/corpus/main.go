@@ -141,11 +141,15 @@ func lock(ctx context.Context, name string, args []string) error {
 		return err
 	}
 	small := flags.Bool("small", false, "pin the packages of the small corpus")
+	bench := flags.Bool("bench", false, "pin the packages of the corpus for benchmarks")
 	out := flags.String("o", "-", "lock `file` (-: standard output)")
 	flags.Parse(args)
 	names, suites := corpus.Full(), corpus.Suites
-	if *small {
+	switch {
+	case *small:
 		names, suites = corpus.SmallNames(), corpus.SmallSuites
+	case *bench:
+		names, suites = corpus.BenchNames(), corpus.BenchSuites
 	}
 	pins, err := corpus.Choose(ctx, a, names, suites)
 	if err != nil {

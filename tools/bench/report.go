@@ -1,0 +1,206 @@
+package main
+
+import (
+	"bytes"
+	"cmp"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"slices"
+	"strings"
+)
+
+// Between these marks a file is written by this command.
+const (
+	beginMark = "<!-- begin: written by tools/bench -->"
+	endMark   = "<!-- end: written by tools/bench -->"
+)
+
+// writeReport writes the table and the curves into a file, between its marks.
+func writeReport(file string, kept *results) error {
+	text, err := os.ReadFile(file)
+	if errors.Is(err, fs.ErrNotExist) {
+		text, err = []byte("# Benchmarks\n\n"+beginMark+"\n"+endMark+"\n"), nil
+	}
+	if err != nil {
+		return err
+	}
+	begin, end := bytes.Index(text, []byte(beginMark)), bytes.Index(text, []byte(endMark))
+	if begin < 0 || end < begin {
+		return fmt.Errorf("%s has not the marks %s and %s", file, beginMark, endMark)
+	}
+	var out bytes.Buffer
+	out.Write(text[:begin])
+	out.WriteString(beginMark + "\n\n")
+	writeBody(&out, kept)
+	out.Write(text[end:])
+	return os.WriteFile(file, out.Bytes(), 0o644)
+}
+
+func writeBody(out *bytes.Buffer, kept *results) {
+	o := options{Scale: 1}
+	machines := kept.machines()
+	for i, m := range machines {
+		fmt.Fprintf(out, "%s %s, %d cores, %d GiB, Linux %s; %s; %s; %s.\n", mark(i), m.CPU, m.Cores, m.Memory, m.Kernel, m.Nix, m.Strata, m.Go)
+	}
+	for _, f := range families {
+		var lines []string
+		for _, r := range f.rows(o) {
+			if res := kept.Rows[r.name]; res != nil && !strings.HasPrefix(r.name, "curve/") {
+				lines = append(lines, r.line(res, mark(slices.Index(machines, res.Where.same()))))
+			}
+		}
+		if len(lines) == 0 {
+			continue
+		}
+		fmt.Fprintf(out, "\n## %s\n\n", f.name)
+		out.WriteString("| row | what | stock | strata | times as good | by pairs | wanted | CPU | memory, stock | strata | p99 µs, stock | strata | pairs | date |\n")
+		out.WriteString("|---|---|--:|--:|--:|--:|--:|--:|--:|--:|--:|--:|--:|---|\n")
+		for _, l := range lines {
+			out.WriteString(l)
+		}
+	}
+	writeCurves(out, o, kept)
+	out.WriteString("\n")
+}
+
+// mark names a machine in the table.
+func mark(i int) string { return fmt.Sprintf("[%d]", i+1) }
+
+// same is a machine without what differs from row to row.
+func (m machine) same() machine {
+	m.Date, m.Load = machine{}.Date, 0
+	return m
+}
+
+// machines are all that results come from, the latest first.
+func (r *results) machines() []machine {
+	var all []*result
+	for _, res := range r.Rows {
+		all = append(all, res)
+	}
+	slices.SortFunc(all, func(a, b *result) int { return b.Where.Date.Compare(a.Where.Date) })
+	var list []machine
+	for _, res := range all {
+		if m := res.Where.same(); !slices.Contains(list, m) {
+			list = append(list, m)
+		}
+	}
+	return list
+}
+
+// line is a row of the table.
+func (r row) line(res *result, where string) string {
+	date := res.Where.Date.Format("2006-01-02") + " " + where
+	if res.Why != "" {
+		return fmt.Sprintf("| %s | %s | | | %s | | %s | | | | | | | %s |\n", r.name, r.what, res.Why, r.wanted(), date)
+	}
+	ofMedians, ofPairs := res.ratios(r.unit)
+	cells := []string{
+		r.name, r.what, r.value(res.Stock), r.value(res.Ours), times(ofMedians), times(ofPairs), r.wanted() + r.verdict(res),
+		times(ratio(median(pick(res.Stock, cpuOf)), median(pick(res.Ours, cpuOf)))),
+		number(median(pick(res.Stock, memoryOf))), number(median(pick(res.Ours, memoryOf))),
+		number(median(pick(res.Stock, p99Of))), number(median(pick(res.Ours, p99Of))),
+		fmt.Sprint(len(res.Ours)), date,
+	}
+	return "| " + strings.Join(cells, " | ") + " |\n"
+}
+
+func (r row) value(samples []sample) string {
+	if len(samples) == 0 {
+		return ""
+	}
+	text := number(median(pick(samples, valueOf)))
+	if r.unit == perSecond {
+		return text + "/s"
+	}
+	return text + " " + string(r.unit)
+}
+
+// wanted is what is to be reached.
+func (r row) wanted() string {
+	var parts []string
+	if r.target > 0 {
+		parts = append(parts, fmt.Sprintf("%g×", r.target))
+	}
+	if r.limit > 0 {
+		parts = append(parts, fmt.Sprintf("under %g %s", r.limit, r.unit))
+	}
+	if r.memory > 0 {
+		parts = append(parts, fmt.Sprintf("under %g MiB", r.memory))
+	}
+	return strings.Join(parts, ", ")
+}
+
+// verdict marks what is not reached.
+func (r row) verdict(res *result) string {
+	ofMedians, _ := res.ratios(r.unit)
+	short := r.target > 0 && ofMedians < r.target ||
+		r.limit > 0 && median(pick(res.Ours, valueOf)) > r.limit ||
+		r.memory > 0 && median(pick(res.Ours, memoryOf)) > r.memory
+	if short {
+		return ": **short**"
+	}
+	return ""
+}
+
+func p99Of(s sample) float64 { return s.P99 }
+
+func ratio(a, b float64) float64 {
+	if b == 0 {
+		return 0
+	}
+	return a / b
+}
+
+func times(v float64) string {
+	if v == 0 {
+		return ""
+	}
+	return number(v) + "×"
+}
+
+// number prints three digits that mean something.
+func number(v float64) string {
+	switch {
+	case v == 0:
+		return ""
+	case v >= 100:
+		return fmt.Sprintf("%.0f", v)
+	case v >= 10:
+		return fmt.Sprintf("%.1f", v)
+	case v >= 1:
+		return fmt.Sprintf("%.2f", v)
+	}
+	return fmt.Sprintf("%.3f", v)
+}
+
+// writeCurves shows how cost grows.
+func writeCurves(out *bytes.Buffer, o options, kept *results) {
+	var names []string
+	points := map[string][]row{}
+	for _, r := range allRows(o) {
+		if r.curve == "" || kept.Rows[r.name] == nil || kept.Rows[r.name].Why != "" {
+			continue
+		}
+		if points[r.curve] == nil {
+			names = append(names, r.curve)
+		}
+		points[r.curve] = append(points[r.curve], r)
+	}
+	for i, name := range names {
+		if i == 0 {
+			out.WriteString("\n## How cost grows\n")
+		}
+		rows := points[name]
+		slices.SortFunc(rows, func(a, b row) int { return cmp.Compare(a.at, b.at) })
+		fmt.Fprintf(out, "\n%s\n\n| | stock | strata | times as good | memory, stock | strata |\n|--:|--:|--:|--:|--:|--:|\n", name)
+		for _, r := range rows {
+			res := kept.Rows[r.name]
+			ofMedians, _ := res.ratios(r.unit)
+			fmt.Fprintf(out, "| %d | %s | %s | %s | %s | %s |\n", r.at, r.value(res.Stock), r.value(res.Ours), times(ofMedians),
+				number(median(pick(res.Stock, memoryOf))), number(median(pick(res.Ours, memoryOf))))
+		}
+	}
+}
