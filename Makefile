@@ -3,7 +3,9 @@
 #   make build       bin/strata, static
 #   make test        the full test run, with the number of tests at the end
 #   make demo        assemble a layered store out of this machine's programs and use it
-#   make bench       benchmarks (BENCH=regexp, COUNT=n)
+#   make bench       strata against stock Nix, into doc/benchmarks.md (BENCHFLAGS='-run regexp -long-pairs 0 …')
+#   make bench-smoke the same on small inputs, to see that both sides answer alike
+#   make gobench     go test's benchmarks (BENCH=regexp, COUNT=n)
 #   make lint        formatting, go vet, staticcheck, shellcheck if it is there
 #   make race        the tests under the race detector, without the long ones
 #   make fuzz        each fuzz target for FUZZTIME (default 5s)
@@ -20,7 +22,7 @@ FUZZTIME ?= 5s
 REVISION := $(shell git describe --always --dirty --abbrev=12 2>/dev/null)
 LDFLAGS  := $(if $(REVISION),-X main.revision=$(REVISION))
 
-.PHONY: build install test demo bench lint fuzz race layout clean test-trees
+.PHONY: build install test demo bench bench-smoke gobench lint fuzz race layout clean test-trees
 
 build:
 	CGO_ENABLED=0 $(GO) build -trimpath -ldflags '$(LDFLAGS)' -o bin/strata ./cmd/strata
@@ -49,6 +51,12 @@ demo: build
 	./scripts/demo.sh
 
 bench: build
+	$(GO) run ./tools/bench $(BENCHFLAGS)
+
+bench-smoke: build
+	$(GO) run ./tools/bench -smoke $(BENCHFLAGS)
+
+gobench: build
 	$(GO) test -run '^$$' -bench '$(BENCH)' -benchmem -count $(COUNT) ./...
 
 lint: bin/staticcheck
