@@ -1,0 +1,255 @@
+package fusefs_test
+
+import (
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/strata-nix/strata/internal/testenv"
+)
+
+// makeObjects makes a directory with objects of all kinds, in memory. The test must be
+// isolated.
+func makeObjects(t testing.TB) string {
+	t.Helper()
+	dir := filepath.Join(testenv.Scratch(t), "objects")
+	if err := os.Mkdir(dir, 0o755); err != nil {
+		t.Fatal(err)
+	}
+	if err := unix.Mount("objects", dir, "tmpfs", 0, "size=64m"); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = unix.Unmount(dir, unix.MNT_DETACH) })
+	write := func(name, content string, mode fs.FileMode) {
+		path := filepath.Join(dir, name)
+		if err := os.MkdirAll(filepath.Dir(path), 0o755); err != nil {
+			t.Fatal(err)
+		}
+		if err := os.WriteFile(path, []byte(content), 0o644); err != nil {
+			t.Fatal(err)
+		}
+		if err := os.Chmod(path, mode); err != nil {
+			t.Fatal(err)
+		}
+	}
+	write("tree/bin/hello", "#!/bin/sh\necho hello\n", 0o555)
+	write("tree/share/empty", "", 0o444)
+	write("tree/share/large", strings.Repeat("0123456789abcdef", 1<<17), 0o444)
+	write("tree/share/odd \xff\n name", "odd", 0o444)
+	for i := range 3000 {
+		write(fmt.Sprintf("tree/many/%d", i*7919%3000), "", 0o444)
+	}
+	write("file", "an object that is a file", 0o444)
+	for link, target := range map[string]string{"link": "tree/bin", "tree/share/link": "../bin/hello", "tree/share/dangling": "/nowhere"} {
+		if err := os.Symlink(target, filepath.Join(dir, link)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := os.Mkdir(filepath.Join(dir, "tree/nothing"), 0o755); err != nil {
+		t.Fatal(err)
+	}
+	canonical(t, dir)
+	return dir
+}
+
+// canonical gives everything in dir the metadata of a store.
+func canonical(t testing.TB, dir string) {
+	t.Helper()
+	one := unix.Timespec{Sec: 1}
+	err := filepath.WalkDir(dir, func(path string, d fs.DirEntry, err error) error {
+		if err != nil {
+			return err
+		}
+		if d.IsDir() {
+			if err := os.Chmod(path, 0o555); err != nil {
+				return err
+			}
+		}
+		return unix.UtimesNanoAt(unix.AT_FDCWD, path, []unix.Timespec{one, one}, unix.AT_SYMLINK_NOFOLLOW)
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+}
+
+func TestMountShowsWhatIsThere(t *testing.T) {
+	testenv.FUSE(t)
+	if !testenv.Isolate(t, testenv.Namespace{}) {
+		return
+	}
+	objects := makeObjects(t)
+	s := serve(t, objects)
+	for range 2 { // cold, and from what the kernel keeps
+		sameTrees(t, objects, s.at)
+	}
+	if _, err := os.Lstat(filepath.Join(s.at, "absent")); !errors.Is(err, fs.ErrNotExist) {
+		t.Errorf("a name that is not there: %v", err)
+	}
+	if _, err := os.Lstat(filepath.Join(s.at, "tree/bin/absent")); !errors.Is(err, fs.ErrNotExist) {
+		t.Errorf("a name that is not in an object: %v", err)
+	}
+}
+
+// sameTrees compares everything that can be seen of two directories.
+func sameTrees(t *testing.T, want, got string) {
+	t.Helper()
+	var names, others []string
+	collect := func(root string, list *[]string) {
+		err := filepath.WalkDir(root, func(path string, _ fs.DirEntry, err error) error {
+			rel, _ := filepath.Rel(root, path)
+			*list = append(*list, rel)
+			return err
+		})
+		if err != nil {
+			t.Fatal(err)
+		}
+	}
+	collect(want, &names)
+	collect(got, &others)
+	if strings.Join(names, "\x00") != strings.Join(others, "\x00") {
+		t.Fatalf("%d names are there, and %d show", len(names), len(others))
+	}
+	for _, name := range names[1:] {
+		sameFile(t, filepath.Join(want, name), filepath.Join(got, name))
+	}
+}
+
+func sameFile(t *testing.T, want, got string) {
+	t.Helper()
+	var a, b unix.Stat_t
+	if err := errors.Join(unix.Lstat(want, &a), unix.Lstat(got, &b)); err != nil {
+		t.Fatal(err)
+	}
+	if a.Mode != b.Mode || a.Uid != b.Uid || a.Gid != b.Gid || a.Mtim != b.Mtim || a.Nlink != b.Nlink {
+		t.Errorf("%s: %+v, and %+v shows", want, a, b)
+	}
+	switch a.Mode & unix.S_IFMT {
+	case unix.S_IFREG:
+		x, err := os.ReadFile(want)
+		y, err2 := os.ReadFile(got)
+		if err := errors.Join(err, err2); err != nil || string(x) != string(y) || a.Size != b.Size {
+			t.Errorf("%s: other contents show (%v)", want, err)
+		}
+	case unix.S_IFLNK:
+		x, err := os.Readlink(want)
+		y, err2 := os.Readlink(got)
+		if err := errors.Join(err, err2); err != nil || x != y || a.Size != b.Size {
+			t.Errorf("%s: %q, and %q shows (%v)", want, x, y, err)
+		}
+	}
+}
+
+func TestProgramRunsFromMount(t *testing.T) {
+	testenv.FUSE(t)
+	if !testenv.Isolate(t, testenv.Namespace{}) {
+		return
+	}
+	s := serve(t, makeObjects(t))
+	out, err := exec.Command(filepath.Join(s.at, "link/hello")).Output()
+	if err != nil || string(out) != "hello\n" {
+		t.Errorf("%q, %v", out, err)
+	}
+	if err := os.WriteFile(filepath.Join(s.at, "new"), nil, 0o644); !errors.Is(err, unix.EROFS) {
+		t.Errorf("writing: %v", err)
+	}
+}
+
+// A signal ends the wait of a program for something that does not come.
+func TestWaitEndsBySignal(t *testing.T) {
+	testenv.FUSE(t)
+	if !testenv.Isolate(t, testenv.Namespace{}) {
+		return
+	}
+	s := serve(t, makeObjects(t))
+	cmd := exec.Command("/bin/cat", filepath.Join(s.at, "slow"))
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	waitAsleep(t, cmd.Process.Pid)
+	if err := cmd.Process.Signal(syscall.SIGINT); err != nil {
+		t.Fatal(err)
+	}
+	if err := cmd.Wait(); err == nil {
+		t.Error("it ended well")
+	}
+}
+
+// waitAsleep waits until a process waits for an answer of the mount.
+func waitAsleep(t *testing.T, pid int) {
+	t.Helper()
+	for range 10000 {
+		data, err := os.ReadFile(fmt.Sprintf("/proc/%d/wchan", pid))
+		if err != nil {
+			t.Fatal(err)
+		}
+		if strings.Contains(string(data), "fuse") || strings.Contains(string(data), "request_wait") {
+			return
+		}
+		time.Sleep(time.Millisecond)
+	}
+	t.Fatal("it never waited")
+}
+
+// The server is killed again and again while programs read, and a new one goes on.
+func TestServerIsReplaced(t *testing.T) {
+	testenv.FUSE(t)
+	if !testenv.Isolate(t, testenv.Namespace{}) {
+		return
+	}
+	objects := makeObjects(t)
+	s := serve(t, objects)
+	want, err := os.ReadFile(filepath.Join(objects, "tree/share/large"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	stop, done := make(chan struct{}), make(chan error, 2)
+	for range cap(done) {
+		go func() { done <- readAgain(filepath.Join(s.at, "tree/share/large"), want, stop) }()
+	}
+	for range 10 {
+		time.Sleep(20 * time.Millisecond) // while the readers do something; nothing depends on how much
+		s.kill()
+		s.start(true)
+	}
+	close(stop)
+	for range cap(done) {
+		if err := <-done; err != nil {
+			t.Error(err)
+		}
+	}
+	sameTrees(t, objects, s.at)
+}
+
+// readAgain reads a file without the kernel's cache until it is told to stop.
+func readAgain(path string, want []byte, stop <-chan struct{}) error {
+	for {
+		select {
+		case <-stop:
+			return nil
+		default:
+		}
+		f, err := os.Open(path)
+		if err != nil {
+			return err
+		}
+		_ = unix.Fadvise(int(f.Fd()), 0, 0, unix.FADV_DONTNEED)
+		got, err := io.ReadAll(f)
+		_ = f.Close()
+		if err != nil {
+			return err
+		}
+		if string(got) != string(want) {
+			return errors.New("other contents")
+		}
+	}
+}
