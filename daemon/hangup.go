@@ -2,8 +2,8 @@ package daemon
 
 import (
 	"fmt"
-	"net"
 	"sync"
+	"syscall"
 
 	"golang.org/x/sys/unix"
 )
@@ -45,13 +45,14 @@ func newHangups() (*hangups, error) {
 }
 
 // watch calls gone once, from another goroutine, when the peer of c has closed
-// it. The returned function ends that and must be called; c may be closed before.
-func (h *hangups) watch(c net.Conn, gone func()) (unwatch func()) {
-	uc, ok := c.(*net.UnixConn)
+// it: of a socket both directions, of a pipe that is written to its other end. The
+// returned function ends that and must be called; c may be closed before.
+func (h *hangups) watch(c any, gone func()) (unwatch func()) {
+	sc, ok := c.(syscall.Conn)
 	if !ok {
 		return func() {}
 	}
-	raw, err := uc.SyscallConn()
+	raw, err := sc.SyscallConn()
 	if err != nil {
 		return func() {}
 	}

@@ -7,7 +7,6 @@ import (
 	"io"
 	"net"
 	"strconv"
-	"sync/atomic"
 	"syscall"
 	"time"
 
@@ -101,33 +100,4 @@ func (s *Server) session(trusted bool, busy func(bool)) worker.Session {
 func over(ctx context.Context, err error) bool {
 	return ctx.Err() != nil || errors.Is(err, io.EOF) || errors.Is(err, io.ErrUnexpectedEOF) || errors.Is(err, net.ErrClosed) ||
 		errors.Is(err, syscall.EPIPE) || errors.Is(err, syscall.ECONNRESET)
-}
-
-// ServeStdio serves one connection on a pair of streams, of a client that is
-// trusted unless Options.Force says otherwise: who can start a process that does
-// this could also open the store. It returns when the client is done, or ctx
-// ends, with [ErrStuck] if an operation does not end with ctx. A read from in may
-// then still be under way, as nothing can end that.
-func (s *Server) ServeStdio(ctx context.Context, in io.Reader, out io.Writer) error {
-	done := make(chan error, 1)
-	var busy atomic.Bool
-	go func() {
-		rw := struct {
-			io.Reader
-			io.Writer
-		}{in, out}
-		done <- s.serve(ctx, rw, s.session(s.o.Force != store.NotTrusted, busy.Store))
-	}()
-	select {
-	case err := <-done:
-		if err == nil || over(ctx, err) {
-			return nil
-		}
-		return err
-	case <-ctx.Done():
-	}
-	if busy.Load() && !endsWithin(cutGrace, done) {
-		return ErrStuck
-	}
-	return nil
 }

@@ -13,6 +13,7 @@ import (
 
 	"github.com/strata-nix/strata/activity"
 	"github.com/strata-nix/strata/store"
+	"github.com/strata-nix/strata/storepath"
 	"github.com/strata-nix/strata/wire"
 )
 
@@ -25,6 +26,7 @@ type conn struct {
 	out    *encoder
 	server string // version text
 	trust  store.Trust
+	legacy LegacyVersion // of a LegacyClient
 	born   time.Time
 	broken bool // not at the start of a conversation
 	used   bool // has served a request
@@ -35,18 +37,9 @@ func (k *conn) bad() bool { return k.broken || k.in.Err() != nil || k.out.Err() 
 
 // connect makes a connection that is ready for requests.
 func (c *Client) connect(ctx context.Context) (*conn, error) {
-	nc, err := c.dial(ctx)
+	k, err := newConn(ctx, c.dial, c.o.Dir)
 	if err != nil {
 		return nil, fmt.Errorf("cannot connect to '%s': %w", c.o.URI, err)
-	}
-	// A wire.Reader takes a buffer that is large enough as its own.
-	below := bufio.NewReaderSize(nc, narBuffer)
-	k := &conn{
-		nc:    nc,
-		below: below,
-		in:    &decoder{Reader: wire.NewReader(below), dir: c.o.Dir},
-		out:   &encoder{Writer: wire.NewWriter(nc), dir: c.o.Dir},
-		born:  time.Now(),
 	}
 	err = k.during(ctx, func() error {
 		if err := k.greet(ctx, c.o.latest); err != nil {
@@ -62,6 +55,23 @@ func (c *Client) connect(ctx context.Context) (*conn, error) {
 		return nil, fmt.Errorf("cannot open connection to remote store '%s': %w", c.o.URI, err)
 	}
 	return k, nil
+}
+
+// newConn makes a connection on which nothing has been said.
+func newConn(ctx context.Context, dial Dialer, dir storepath.Dir) (*conn, error) {
+	nc, err := dial(ctx)
+	if err != nil {
+		return nil, err
+	}
+	// A wire.Reader takes a buffer that is large enough as its own.
+	below := bufio.NewReaderSize(nc, narBuffer)
+	return &conn{
+		nc:    nc,
+		below: below,
+		in:    &decoder{Reader: wire.NewReader(below), dir: dir},
+		out:   &encoder{Writer: wire.NewWriter(nc), dir: dir},
+		born:  time.Now(),
+	}, nil
 }
 
 func (k *conn) close() { _ = k.nc.Close() } // nobody is left to tell

@@ -206,6 +206,21 @@ func (d *decoder) realisation() *store.Realisation {
 
 // buildResult reads the result of what is not part of it.
 func (d *decoder) buildResult() *store.BuildResult {
+	r := d.buildStatus()
+	if d.version >= v1+29 {
+		d.buildTimes(r)
+	}
+	if d.version >= v1+37 {
+		r.CPUUser, r.CPUSystem = d.optDuration(), d.optDuration()
+	}
+	if d.version >= v1+28 {
+		d.builtOutputs(r)
+	}
+	return r
+}
+
+// buildStatus begins a result.
+func (d *decoder) buildStatus() *store.BuildResult {
 	r := &store.BuildResult{Outputs: map[string]*store.Realisation{}}
 	status := d.Uint64()
 	if status > uint64(store.NoSubstituters) {
@@ -213,23 +228,22 @@ func (d *decoder) buildResult() *store.BuildResult {
 	}
 	r.Status = store.BuildStatus(status)
 	r.Message = d.Text()
-	if d.version >= v1+29 {
-		r.TimesBuilt, r.NonDeterministic = d.Uint64(), d.Bool()
-		r.Start, r.Stop = d.time(), d.time()
-	}
-	if d.version >= v1+37 {
-		r.CPUUser, r.CPUSystem = d.optDuration(), d.optDuration()
-	}
-	if d.version >= v1+28 {
-		for range d.Count() {
-			id, real := d.drvOutput(), d.realisation()
-			if d.Err() != nil {
-				break
-			}
-			r.Outputs[id.Output] = real
-		}
-	}
 	return r
+}
+
+func (d *decoder) buildTimes(r *store.BuildResult) {
+	r.TimesBuilt, r.NonDeterministic = d.Uint64(), d.Bool()
+	r.Start, r.Stop = d.time(), d.time()
+}
+
+func (d *decoder) builtOutputs(r *store.BuildResult) {
+	for range d.Count() {
+		id, real := d.drvOutput(), d.realisation()
+		if d.Err() != nil {
+			return
+		}
+		r.Outputs[id.Output] = real
+	}
 }
 
 // optDuration reads microseconds or nothing.

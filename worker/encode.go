@@ -92,17 +92,9 @@ func (e *encoder) realisation(r *store.Realisation) error {
 
 // buildResult is the inverse of decoder.buildResult.
 func (e *encoder) buildResult(r *store.BuildResult) error {
-	status := r.Status
-	if status == store.HashMismatch {
-		status = store.OutputRejected
-	}
-	e.Uint64(uint64(status))
-	e.Text(r.Message)
+	e.buildStatus(r)
 	if e.version >= v1+29 {
-		e.Uint64(r.TimesBuilt)
-		e.Bool(r.NonDeterministic)
-		e.Uint64(uint64(r.Start))
-		e.Uint64(uint64(r.Stop))
+		e.buildTimes(r)
 	}
 	if e.version >= v1+37 {
 		e.optDuration(r.CPUUser)
@@ -111,6 +103,26 @@ func (e *encoder) buildResult(r *store.BuildResult) error {
 	if e.version < v1+28 {
 		return nil
 	}
+	return e.builtOutputs(r)
+}
+
+func (e *encoder) buildStatus(r *store.BuildResult) {
+	status := r.Status
+	if status == store.HashMismatch {
+		status = store.OutputRejected
+	}
+	e.Uint64(uint64(status))
+	e.Text(r.Message)
+}
+
+func (e *encoder) buildTimes(r *store.BuildResult) {
+	e.Uint64(r.TimesBuilt)
+	e.Bool(r.NonDeterministic)
+	e.Uint64(uint64(r.Start))
+	e.Uint64(uint64(r.Stop))
+}
+
+func (e *encoder) builtOutputs(r *store.BuildResult) error {
 	outputs := make([]*store.Realisation, 0, len(r.Outputs))
 	for _, o := range r.Outputs {
 		outputs = append(outputs, o)

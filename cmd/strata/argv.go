@@ -33,9 +33,10 @@ func joinOptions(args []string) ([]string, error) {
 }
 
 // asDaemon is the command line when the binary is called as name: called
-// nix-daemon it is `strata daemon`.
+// nix-daemon it is `strata daemon`, and so is `nix-store --serve`.
 func asDaemon(name string, args []string) []string {
-	if name[strings.LastIndexByte(name, '/')+1:] == "nix-daemon" {
+	name = name[strings.LastIndexByte(name, '/')+1:]
+	if name == "nix-daemon" || name == "nix-store" && slices.Contains(args, "--serve") {
 		return slices.Concat([]string{"daemon"}, args)
 	}
 	return args

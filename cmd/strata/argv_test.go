@@ -43,4 +43,9 @@ func TestAsDaemon(t *testing.T) {
 			t.Errorf("called %q: %q", name, got)
 		}
 	}
+	for in, want := range map[string]string{"--serve --write": "daemon --serve --write", "--gc": "--gc"} {
+		if got := strings.Join(asDaemon("/bin/nix-store", strings.Fields(in)), " "); got != want {
+			t.Errorf("called nix-store %s: %q", in, got)
+		}
+	}
 }

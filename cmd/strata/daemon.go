@@ -10,6 +10,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"github.com/strata-nix/strata/activity"
 	"github.com/strata-nix/strata/daemon"
 	"github.com/strata-nix/strata/store"
 )
@@ -17,6 +18,7 @@ import (
 type daemonOptions struct {
 	socket         string
 	stdio          bool
+	serve, write   bool
 	forceTrusted   bool
 	forceUntrusted bool
 	maxConnections int
@@ -45,13 +47,15 @@ SIGTERM ends it: operations that are under way may finish for some seconds.`,
 	f := cmd.Flags()
 	f.StringVar(&o.socket, "socket", "", "listen on the unix socket at `PATH`")
 	f.BoolVar(&o.stdio, "stdio", false, "serve one connection on standard input and output, as ssh-ng:// stores want it")
+	f.BoolVar(&o.serve, "serve", false, "serve one connection on standard input and output in the older protocol, as ssh:// stores want it")
+	f.BoolVar(&o.write, "write", false, "with --serve: allow it to add and to build")
 	f.BoolVar(&o.forceTrusted, "force-trusted", false, "trust everybody who can connect")
 	f.BoolVar(&o.forceUntrusted, "force-untrusted", false, "trust nobody")
 	f.IntVar(&o.maxConnections, "max-connections", daemon.DefaultMaxConnections, "serve at most `N` connections at once; more have to wait")
 	f.DurationVar(&o.drainTimeout, "drain-timeout", daemon.DefaultDrainTimeout, "how long operations may go on after SIGTERM")
 	f.DurationVar(&o.waitForLowers, "wait-for-lowers", 0, "wait so long for the lower stores of a layered store to be mounted")
 	cmd.MarkFlagsMutuallyExclusive("force-trusted", "force-untrusted")
-	cmd.MarkFlagsMutuallyExclusive("socket", "stdio")
+	cmd.MarkFlagsMutuallyExclusive("socket", "stdio", "serve")
 	// What scripts pass to nix-daemon and that changes nothing here: the operations
 	// of a connection on standard input are always performed by this process.
 	for _, name := range []string{"daemon", "default-trust", "process-ops"} {
@@ -72,6 +76,9 @@ func (o daemonOptions) force() store.Trust {
 }
 
 func runDaemon(ctx context.Context, g *globals, o daemonOptions) (err error) {
+	if o.write && !o.serve {
+		return &usageError{errors.New("--write goes with --serve")}
+	}
 	if o.maxConnections <= 0 || o.drainTimeout <= 0 || o.waitForLowers < 0 {
 		return &usageError{errors.New("--max-connections and --drain-timeout must be positive, and --wait-for-lowers not negative")}
 	}
@@ -89,7 +96,7 @@ func runDaemon(ctx context.Context, g *globals, o daemonOptions) (err error) {
 			return err
 		}
 	}
-	if o.stdio {
+	if o.stdio || o.serve {
 		socket = ""
 	}
 	ref, err := c.served(ctx, g.storeURI, socket)
@@ -117,8 +124,11 @@ func runDaemon(ctx context.Context, g *globals, o daemonOptions) (err error) {
 		DrainTimeout:        o.drainTimeout,
 		Log:                 log,
 	})
-	if o.stdio {
+	switch {
+	case o.stdio:
 		return s.ServeStdio(ctx, os.Stdin, os.Stdout)
+	case o.serve:
+		return s.ServeLegacy(activity.With(ctx, newBuildLines(os.Stderr)), os.Stdin, os.Stdout, o.write)
 	}
 	listeners, err := listen(socket)
 	if err != nil {

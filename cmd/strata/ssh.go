@@ -30,13 +30,12 @@ type sshTarget struct {
 	store      string   // which one it is told to serve; "": its own choice
 }
 
-// openSSH opens the store of another machine, whose daemon is started by ssh. The
+// openSSHNG opens the store of another machine, whose daemon is started by ssh. The
 // other side may be a stock Nix.
 // Source: the Nix manual, "Experimental SSH Store"; which options ssh gets, and
 // that localhost needs no ssh: src/libstore/ssh.cc.
-func openSSH(ctx context.Context, c *config, ref store.Reference) (store.Store, error) {
+func openSSHNG(ctx context.Context, c *config, ref store.Reference) (store.Store, error) {
 	p := newParams(ref)
-	p.ignore(generalParams...)
 	o := worker.ClientOptions{
 		Dir:              c.storeDir(p),
 		URI:              ref.String(),
@@ -44,6 +43,45 @@ func openSSH(ctx context.Context, c *config, ref store.Reference) (store.Store, 
 		MaxConnections:   p.number("max-connections", 1),
 		MaxConnectionAge: time.Duration(p.number("max-connection-age", 0)) * time.Second,
 	}
+	target := c.sshTarget(p, ref, "nix-daemon", "--stdio")
+	if err := p.end(); err != nil {
+		return nil, err
+	}
+	return dialSSH(target, c.tell, func(dial worker.Dialer) (store.Store, error) { return worker.NewClient(ctx, dial, o) })
+}
+
+// openSSH opens the store of another machine by `nix-store --serve`, the older
+// protocol.
+// Source: the Nix manual, "SSH Store".
+func openSSH(ctx context.Context, c *config, ref store.Reference) (store.Store, error) {
+	p := newParams(ref)
+	o := worker.LegacyClientOptions{
+		Dir:            c.storeDir(p),
+		URI:            ref.String(),
+		MaxConnections: p.number("max-connections", 1),
+		Build:          c.legacyOptions(),
+	}
+	target := c.sshTarget(p, ref, "nix-store", "--serve", "--write")
+	if err := p.end(); err != nil {
+		return nil, err
+	}
+	return dialSSH(target, c.tell, func(dial worker.Dialer) (store.Store, error) { return worker.NewLegacyClient(ctx, dial, o) })
+}
+
+// legacyOptions are the settings that builds on another machine have by the older
+// protocol.
+func (c *config) legacyOptions() worker.LegacyOptions {
+	e := &c.local.Build.Execute
+	return worker.LegacyOptions{
+		MaxSilentTime: uint64(e.MaxSilentTime / time.Second), Timeout: uint64(e.Timeout / time.Second),
+		MaxLogSize: e.MaxBuildLogSize, KeepFailed: e.KeepFailed,
+	}
+}
+
+// sshTarget takes the parameters that all stores have that are reached by ssh. By
+// default program is what serves there; it gets args.
+func (c *config) sshTarget(p *params, ref store.Reference, program string, args ...string) *sshTarget {
+	p.ignore(generalParams...)
 	target, err := parseSSHAuthority(ref.Authority)
 	if err != nil {
 		p.failf("store '%s': %v", ref, err)
@@ -58,53 +96,48 @@ func openSSH(ctx context.Context, c *config, ref store.Reference) (store.Store, 
 		}
 		target.hostKey = string(key)
 	}
-	target.command = append(strings.Fields(p.text("remote-program", "nix-daemon")), "--stdio")
+	target.command = append(strings.Fields(p.text("remote-program", program)), args...)
 	target.store = p.text("remote-store", "")
-	if err := p.end(); err != nil {
-		return nil, err
-	}
-	return dialSSH(ctx, target, o, c.tell)
+	return target
 }
 
-// sshStore is a client that has a directory of its own.
+// sshStore is a store that has a directory of its own.
 type sshStore struct {
-	*worker.Client
-	temp string // "" if there is none
+	store.Store
+	temp string
 }
+
+// Unwrap gives the abilities of the store.
+func (s *sshStore) Unwrap() store.Store { return s.Store }
 
 // Close ends the connections.
-func (s *sshStore) Close() error {
-	err := s.Client.Close()
-	if s.temp != "" {
-		err = errors.Join(err, os.RemoveAll(s.temp))
-	}
-	return err
-}
+func (s *sshStore) Close() error { return errors.Join(s.Store.Close(), os.RemoveAll(s.temp)) }
 
-func dialSSH(ctx context.Context, t *sshTarget, o worker.ClientOptions, tell func(line string)) (store.Store, error) {
-	s := &sshStore{}
-	knownHosts := ""
+func dialSSH(t *sshTarget, tell func(line string), open func(worker.Dialer) (store.Store, error)) (store.Store, error) {
+	temp, knownHosts := "", ""
 	if t.hostKey != "" {
 		var err error
-		if s.temp, err = os.MkdirTemp("", "strata-ssh-"); err != nil {
+		if temp, err = os.MkdirTemp("", "strata-ssh-"); err != nil {
 			return nil, err
 		}
-		knownHosts = filepath.Join(s.temp, "host-key")
+		knownHosts = filepath.Join(temp, "host-key")
 		if err := os.WriteFile(knownHosts, []byte(t.host+" "+t.hostKey+"\n"), 0o600); err != nil {
-			return nil, errors.Join(err, os.RemoveAll(s.temp))
+			return nil, errors.Join(err, os.RemoveAll(temp))
 		}
 	}
 	argv := t.argv(knownHosts)
-	client, err := worker.NewClient(ctx, worker.DialCommand(func() (*exec.Cmd, error) {
+	st, err := open(worker.DialCommand(func() (*exec.Cmd, error) {
 		cmd := exec.Command(argv[0], argv[1:]...)
 		cmd.Stderr = &lineWriter{tell: tell}
 		return cmd, nil
-	}), o)
-	if err != nil {
-		return nil, errors.Join(err, os.RemoveAll(s.temp))
+	}))
+	switch {
+	case temp == "":
+		return st, err
+	case err != nil:
+		return nil, errors.Join(err, os.RemoveAll(temp))
 	}
-	s.Client = client
-	return s, nil
+	return &sshStore{st, temp}, nil
 }
 
 // argv is the command to run.
