@@ -1,0 +1,49 @@
+package storepath
+
+import (
+	"fmt"
+	"strings"
+	"testing"
+
+	"github.com/strata-nix/strata/nixhash"
+)
+
+func TestTable(t *testing.T) {
+	var table Table
+	if table.Find(Path{}) != -1 || table.Find(numbered(t, 1)) != -1 {
+		t.Error("something is in an empty table")
+	}
+	const n = 30_000 // several chunks
+	for i := range n {
+		if err := table.Append(numbered(t, i)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := table.Append(numbered(t, 7)); err != nil {
+		t.Fatal(err)
+	}
+	table.Freeze()
+	if table.Len() != n+1 || len(table.chunks) < 2 {
+		t.Errorf("%d paths in %d chunks", table.Len(), len(table.chunks))
+	}
+	for i := range n {
+		p := numbered(t, i)
+		if table.At(i) != p || table.Find(p) != i {
+			t.Fatalf("%d: %s, found at %d", i, table.At(i), table.Find(p))
+		}
+	}
+	if got := table.Find(numbered(t, n)); got != -1 {
+		t.Errorf("what was never put in is at %d", got)
+	}
+}
+
+// numbered is a path whose name is as long as the number says.
+func numbered(t *testing.T, i int) Path {
+	t.Helper()
+	hash := nixhash.Of(nixhash.SHA1, fmt.Sprint(i))
+	p, err := FromParts(hash.Bytes(), fmt.Sprintf("n%d%s", i, strings.Repeat("x", i%190)))
+	if err != nil {
+		t.Fatal(err)
+	}
+	return p
+}
