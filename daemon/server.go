@@ -61,6 +61,7 @@ type Server struct {
 	slots   chan struct{}
 	hangups *hangups
 	serve   func(context.Context, io.ReadWriter, worker.Session) error
+	gate    gate // for operations
 
 	full     sync.Once // to say so
 	mu       sync.Mutex

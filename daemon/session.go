@@ -34,7 +34,7 @@ func (s *Server) serveConn(ctx context.Context, nc net.Conn) {
 	defer s.hangups.watch(nc, cancel)()
 
 	s.o.Log.Info(c.greeting())
-	session := s.session(c.trusted, c.setBusy)
+	session := s.session(c.trusted, s.gate.passing(c.setBusy))
 	// Whoever says nothing holds a place that others wait for.
 	late := time.AfterFunc(s.o.HandshakeTimeout, func() {
 		s.o.Log.Warn(fmt.Sprintf("connection from pid %s, user %s: cut, no handshake came within %s", c.pid(), c.user, s.o.HandshakeTimeout))
