@@ -69,8 +69,8 @@ func Bindings(ctx context.Context, path string) (Binding, error) {
 func Unbind(ctx context.Context, path string) (removed int, err error) {
 	err = eachBinding(ctx, path, func(at string, marks []string) error {
 		for _, m := range marks {
-			if err := unix.Lremovexattr(at, m); err != nil && !absentXattr(err) {
-				return &os.PathError{Op: "remove mark " + m, Path: at, Err: err}
+			if err := removeMark(at, m); err != nil {
+				return err
 			}
 			removed++
 		}
@@ -83,11 +83,26 @@ func Unbind(ctx context.Context, path string) (removed int, err error) {
 func UnbindRoot(upper string) error {
 	marks, err := boundMarks(upper)
 	for _, m := range marks {
-		if err := unix.Lremovexattr(upper, m); err != nil && !absentXattr(err) {
-			return &os.PathError{Op: "remove mark " + m, Path: upper, Err: err}
+		if err := removeMark(upper, m); err != nil {
+			return err
 		}
 	}
 	return err
+}
+
+// removeMark removes an attribute. Those named user.* may be changed only by who may write,
+// which nobody may to a store object but root.
+func removeMark(path, mark string) error {
+	err := unix.Lremovexattr(path, mark)
+	if errors.Is(err, unix.EACCES) {
+		if st, statErr := os.Lstat(path); statErr == nil && st.Mode()&fs.ModeSymlink == 0 && os.Chmod(path, st.Mode().Perm()|0o200) == nil {
+			err = errors.Join(unix.Lremovexattr(path, mark), os.Chmod(path, st.Mode().Perm()))
+		}
+	}
+	if err != nil && !absentXattr(err) {
+		return &os.PathError{Op: "remove mark " + mark, Path: path, Err: err}
+	}
+	return nil
 }
 
 // UsesUserXattr tells in which form an upper that is mounted by this process gets its marks:

@@ -123,8 +123,7 @@ func (job *Job) mark(ctx context.Context) error {
 	crashpoint.Reached("pivot: whiteouts are gone")
 	for _, name := range job.j.unbind {
 		path := filepath.Join(job.parts.Layer, name)
-		err := writable(path, func() error { _, err := overlayfs.Unbind(ctx, path); return err })
-		if err != nil && !errors.Is(err, fs.ErrNotExist) {
+		if _, err := overlayfs.Unbind(ctx, path); err != nil && !errors.Is(err, fs.ErrNotExist) {
 			return err
 		}
 	}
