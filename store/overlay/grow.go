@@ -55,14 +55,11 @@ func (ls lowers) stamps() []stamp {
 }
 
 // showing is the lowers, whose objects show by the time somebody hears of them.
-type showing struct {
-	lowers
-	s *Store
-}
+type showing struct{ s *Store }
 
 // ValidPaths implements store.Querier.
 func (v showing) ValidPaths(ctx context.Context, paths []storepath.Path) ([]storepath.Path, error) {
-	valid, err := v.lowers.ValidPaths(ctx, paths)
+	valid, err := v.s.lowers.ValidPaths(ctx, paths)
 	if err == nil && v.s.haveGrown() {
 		v.s.show(ctx, valid)
 	}
@@ -71,7 +68,7 @@ func (v showing) ValidPaths(ctx context.Context, paths []storepath.Path) ([]stor
 
 // PathInfos implements store.Querier.
 func (v showing) PathInfos(ctx context.Context, paths []storepath.Path) ([]*store.PathInfo, error) {
-	infos, err := v.lowers.PathInfos(ctx, paths)
+	infos, err := v.s.lowers.PathInfos(ctx, paths)
 	if err == nil && v.s.haveGrown() {
 		var valid []storepath.Path
 		for _, info := range infos {

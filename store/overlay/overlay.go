@@ -37,7 +37,6 @@ import (
 
 	"golang.org/x/sys/unix"
 
-	"github.com/strata-nix/strata/overlayfs"
 	"github.com/strata-nix/strata/store"
 	"github.com/strata-nix/strata/store/local"
 	"github.com/strata-nix/strata/storepath"
@@ -62,12 +61,11 @@ type Options struct {
 // Store is an open layered store.
 type Store struct {
 	*local.Store // the upper, which knows what lies below
-	opts         Options
-	lowers       lowers
-	stale        *atomic.Bool // a lower's object does not show yet
-	growth       *growth
-	guard        *overlayfs.Guard // of the mount; nil with NoCheckMount
-	view         bool
+	*below
+	opts   Options
+	stale  *atomic.Bool // a lower's object does not show yet
+	growth *growth
+	view   bool
 }
 
 var _ interface {
@@ -99,14 +97,14 @@ func open(ctx context.Context, o Options, ls lowers) (*Store, error) {
 	if o.UpperLayer == "" {
 		return nil, errors.New("a local-overlay store needs the setting 'upper-layer'")
 	}
-	s := &Store{opts: o, lowers: ls, stale: new(atomic.Bool), growth: &growth{known: ls.stamps()}}
-	l := local.Layering{Lower: showing{ls, s}, Deletable: o.UpperLayer, Remove: s.remove}
+	s := &Store{opts: o, below: &below{lowers: ls}, stale: new(atomic.Bool), growth: &growth{known: ls.stamps()}}
+	l := local.Layering{Lower: showing{s}, Deletable: o.UpperLayer, Remove: s.remove}
 	if !o.NoCheckMount {
-		s.guard = overlayfs.NewGuard(o.Upper.RealDir(), overlayfs.Expected{Lowers: ls.dirs(), Upper: o.UpperLayer, AllowRelative: true})
+		s.guard = s.guardOf(ls)
 		if err := s.guard.Check(); err != nil {
 			return nil, err
 		}
-		l.Guard = s.guard.Check
+		l.Guard = func() error { return s.guard.Check() }
 	}
 	upper, err := local.OpenLayered(ctx, o.Upper, l)
 	if err != nil {
