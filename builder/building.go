@@ -6,6 +6,7 @@ import (
 	"fmt"
 
 	"github.com/strata-nix/strata/activity"
+	"github.com/strata-nix/strata/builder/remote"
 	"github.com/strata-nix/strata/derivation"
 	"github.com/strata-nix/strata/store"
 	"github.com/strata-nix/strata/storepath"
@@ -18,6 +19,10 @@ type building struct {
 	node *node
 	// basic is what is built: outputs of inputs are among its sources.
 	basic *derivation.Basic
+	// why it cannot be built on this machine, "" if it can.
+	why string
+	// waiting lasts while it waits for another machine; nil if it does not.
+	waiting *activity.Activity
 }
 
 // buildItself has an output by building its derivation.
@@ -111,16 +116,27 @@ func (r *request) prepare(ctx context.Context, b *building) error {
 	for _, text := range n.opts.Warnings {
 		activity.Warnf(ctx, "%s", text)
 	}
-	if why := r.rejects(n); why != "" {
-		r.fail(ctx, &b.goal, store.InputRejected, fmt.Sprintf("Cannot build '%s'.%s", r.Store.Dir().Print(n.path), why))
-		return nil
+	if b.why = r.rejects(n); b.why != "" {
+		suits, err := r.suitsElsewhere(b)
+		if err != nil {
+			return err
+		}
+		if !suits {
+			r.reject(ctx, b)
+			return nil
+		}
 	}
 	if r.b.underWay(r.key(b)) {
-		r.start(ctx, b, &slot{pool: r.slots})
+		r.start(ctx, b, &slot{pool: r.slots}, nil)
 	} else {
 		heap.Push(&r.ready, b)
 	}
 	return nil
+}
+
+// reject ends the goal of what no machine can build.
+func (r *request) reject(ctx context.Context, b *building) {
+	r.fail(ctx, &b.goal, store.InputRejected, fmt.Sprintf("Cannot build '%s'.%s", r.Store.Dir().Print(b.node.path), b.why))
 }
 
 // readyQueue is what can be built as soon as there is a slot, in the order of
@@ -145,26 +161,76 @@ func (q *readyQueue) Pop() any {
 
 // startBuilding starts what can be started. What another request is building
 // already needs no slot.
-func (r *request) startBuilding(ctx context.Context) (any bool) {
-	for len(r.ready) > 0 {
-		b, slot := r.ready[0], &slot{pool: r.slots}
-		if !r.b.underWay(r.key(b)) && !slot.try() {
-			break
+func (r *request) startBuilding(ctx context.Context) (any bool, err error) {
+	var later []*building
+	defer func() {
+		for _, b := range later {
+			heap.Push(&r.ready, b)
 		}
-		heap.Pop(&r.ready)
-		any = true
-		r.start(ctx, b, slot)
+	}()
+	full := fullPlaces{}
+	r.postponed = false
+	for len(r.ready) > 0 {
+		b := heap.Pop(&r.ready).(*building) //nolint:forcetypeassert // nothing else is pushed
+		started, err := r.startSomewhere(ctx, b, full)
+		if err != nil {
+			return any, err
+		}
+		if any = any || started; started {
+			continue
+		}
+		later = append(later, b)
+		if r.far == nil {
+			break // there is no slot for the others either
+		}
 	}
-	return any
+	return any, nil
 }
 
-func (r *request) start(ctx context.Context, b *building, slot *slot) {
+// startSomewhere starts a build here or on another machine, or ends it if it can be
+// built nowhere. It tells whether it did.
+func (r *request) startSomewhere(ctx context.Context, b *building, full fullPlaces) (bool, error) {
+	s := &slot{pool: r.slots}
+	if r.b.underWay(r.key(b)) {
+		r.start(ctx, b, s, nil)
+		return true, nil
+	}
+	answer, place, err := r.askElsewhere(ctx, b, full)
+	switch {
+	case err != nil:
+		return false, err
+	case answer == remote.Accept:
+		r.start(ctx, b, ownSlot(), place)
+		return true, nil
+	case answer == remote.Postpone:
+		return false, nil
+	case b.why != "":
+		r.reject(ctx, b)
+		return true, nil
+	case !s.try():
+		return false, nil
+	}
+	r.start(ctx, b, s, nil)
+	return true, nil
+}
+
+// start begins a build: at place, if there is one, else here.
+func (r *request) start(ctx context.Context, b *building, slot *slot, place remote.Place) {
 	r.progress.builds.running++
+	b.stopWaiting()
 	t := r.queue.next()
 	r.spawn(ctx, func(ctx context.Context) step {
-		result, err := r.build(ctx, b, slot, t)
+		var result *store.BuildResult
+		var lost, err error
+		if place != nil {
+			defer place.Release()
+			lost = place.Connect(ctx)
+		}
+		if lost == nil {
+			result, err = r.build(ctx, b, slot, t, place)
+		}
 		t.pass()
-		if err == nil && !result.Status.OK() && !r.KeepGoing {
+		if result != nil && !result.Status.OK() && !r.KeepGoing {
 			t.yield(ctx)
 		}
 		return func(ctx context.Context) error {
@@ -172,7 +238,14 @@ func (r *request) start(ctx context.Context, b *building, slot *slot) {
 			slot.release()
 			r.queue.end(t)
 			r.progress.builds.running--
-			if err != nil {
+			switch {
+			case lost != nil && ctx.Err() == nil:
+				activity.Errorf(ctx, "%v", lost)
+				heap.Push(&r.ready, b) // somebody else may have a place
+				return nil
+			case lost != nil:
+				return lost
+			case err != nil:
 				return err
 			}
 			r.built(ctx, b, result)
@@ -196,14 +269,14 @@ func (r *request) built(ctx context.Context, b *building, result *store.BuildRes
 }
 
 // build builds a derivation, or waits for another request that does.
-func (r *request) build(ctx context.Context, b *building, slot *slot, t *turn) (*store.BuildResult, error) {
+func (r *request) build(ctx context.Context, b *building, slot *slot, t *turn, place remote.Place) (*store.BuildResult, error) {
 	for {
 		result, joined, err := r.b.share(ctx, r.key(b), func(ctx context.Context, s *shared) (*store.BuildResult, error) {
 			if err := slot.take(ctx); err != nil {
 				return nil, err
 			}
 			s.told.onBuild(t.pass)
-			return r.execute(ctx, b, slot, t, s)
+			return r.execute(ctx, b, slot, t, s, place)
 		}, r.keep)
 		if ctx.Err() != nil {
 			return nil, context.Cause(ctx)

@@ -11,6 +11,7 @@ import (
 	"strings"
 
 	"github.com/strata-nix/strata/builder/execute"
+	"github.com/strata-nix/strata/builder/remote"
 	"github.com/strata-nix/strata/derivation"
 	"github.com/strata-nix/strata/nar"
 	"github.com/strata-nix/strata/nixhash"
@@ -21,7 +22,7 @@ import (
 // execute builds a derivation, once its outputs are locked, unless another
 // process was faster. It may go on when the request is over, if another one waits
 // for it too.
-func (r *request) execute(ctx context.Context, b *building, slot *slot, t *turn, s *shared) (*store.BuildResult, error) {
+func (r *request) execute(ctx context.Context, b *building, slot *slot, t *turn, s *shared, place remote.Place) (*store.BuildResult, error) {
 	n := b.node
 	if r.Writable != nil {
 		if err := r.Writable(); err != nil {
@@ -53,7 +54,11 @@ func (r *request) execute(ctx context.Context, b *building, slot *slot, t *turn,
 		return nil, err
 	}
 	t.wait(ctx)
-	result, err := r.b.executor(r.Store, r.Execute).Build(ctx, &execute.Job{
+	var executor Executor = place
+	if place == nil {
+		executor = r.b.executor(r.Store, r.Execute)
+	}
+	result, err := executor.Build(ctx, &execute.Job{
 		DrvPath: n.path, Drv: b.basic, Mode: n.mode, Inputs: inputs,
 		Hashes: n.hashes, Outputs: now.outputs, Roots: s.roots(r.Store),
 	})

@@ -1,6 +1,7 @@
 package builder_test
 
 import (
+	"bytes"
 	"context"
 	"fmt"
 	"maps"
@@ -118,8 +119,8 @@ func (w *world) make(ctx context.Context, job *execute.Job, name string, o deriv
 	if err := os.WriteFile(place, []byte(contents), 0o600); err != nil {
 		return p, err
 	}
-	h := nixhash.SHA256.New()
-	if err := nar.Dump(ctx, h, place); err != nil {
+	var archive bytes.Buffer
+	if err := nar.Dump(ctx, &archive, place); err != nil {
 		return p, err
 	}
 	var refs []storepath.Path
@@ -129,7 +130,7 @@ func (w *world) make(ctx context.Context, job *execute.Job, name string, o deriv
 		}
 	}
 	return p, w.s.Register(ctx, []*store.PathInfo{{
-		Path: p, NarHash: nixhash.Sum(nixhash.SHA256, h), NarSize: 1, References: refs, Ultimate: true,
+		Path: p, NarHash: nixhash.Of(nixhash.SHA256, archive.String()), NarSize: uint64(archive.Len()), References: refs, Ultimate: true,
 	}})
 }
 

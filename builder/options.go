@@ -3,8 +3,10 @@ package builder
 import (
 	"fmt"
 	"slices"
+	"time"
 
 	"github.com/strata-nix/strata/builder/execute"
+	"github.com/strata-nix/strata/builder/remote"
 )
 
 // Options are the settings of nix.conf that say what is built, and when, named
@@ -29,6 +31,20 @@ type Options struct {
 	// ExtraPlatforms are other systems that this machine can build for
 	// ("extra-platforms").
 	ExtraPlatforms []string
+	// Builders are the machines that build for this one ("builders"); files that it
+	// names are read anew for each request.
+	Builders string
+	// BuildersUseSubstitutes has them get from substituters what they can
+	// ("builders-use-substitutes").
+	BuildersUseSubstitutes bool
+	// BuildHook is a program, with arguments, that is asked instead ("build-hook").
+	BuildHook []string
+	// PollInterval is how long to wait before a machine is asked again that had no
+	// place ("build-poll-interval").
+	PollInterval time.Duration
+	// OpenMachine opens the store of a machine. nil: nothing is built elsewhere.
+	OpenMachine remote.Opener
+
 	// DiffHook is Execute.DiffHook, if RunDiffHook ("diff-hook", "run-diff-hook").
 	DiffHook    string
 	RunDiffHook bool

@@ -41,6 +41,10 @@ type request struct {
 	slots   slots
 	queue   turns
 
+	far       farAway // other machines; nil if there are none, or nobody has looked yet
+	farOnce   bool
+	postponed bool // something waits for another machine to have a place
+
 	infos    infoCache
 	good     contents
 	progress progress
@@ -82,6 +86,12 @@ func (r *request) run(ctx context.Context, tops []*goal) error {
 	err := r.loop(ctx)
 	cancel()
 	r.wg.Wait()
+	for _, b := range r.ready {
+		b.stopWaiting()
+	}
+	if r.far != nil {
+		r.far.Close()
+	}
 	for _, act := range r.acts {
 		act.Stop()
 	}
@@ -101,10 +111,11 @@ func (r *request) loop(ctx context.Context) error {
 		if next {
 			continue
 		}
-		if r.running == 0 {
+		if r.running == 0 && !r.postponed {
 			return errStuck
 		}
 		r.progress.report(r)
+		again, stop := r.pollTimer()
 		select {
 		case e := <-r.events:
 			if e.end {
@@ -112,8 +123,10 @@ func (r *request) loop(ctx context.Context) error {
 			}
 			r.steps = append(r.steps, e.do)
 		case <-r.slots.nudge:
+		case <-again:
 		case <-ctx.Done():
 		}
+		stop()
 	}
 	return nil
 }
@@ -152,7 +165,8 @@ func (r *request) next(ctx context.Context) (bool, error) {
 			return true, err
 		}
 	}
-	return r.startBuilding(ctx) || did, nil
+	started, err := r.startBuilding(ctx)
+	return started || did, err
 }
 
 // tellLoop has the goroutine of the request do something, before the goroutine that

@@ -32,6 +32,12 @@ func (o *Options) obey(r reader) error {
 	r.note(err)
 	o.System = c.String("system", o.System)
 	o.ExtraPlatforms = c.Strings("extra-platforms", o.ExtraPlatforms)
+	if c.IsSet("builders") {
+		o.Builders = c.String("builders", "")
+	}
+	r.bool("builders-use-substitutes", &o.BuildersUseSubstitutes)
+	o.BuildHook = c.Strings("build-hook", o.BuildHook)
+	r.seconds("build-poll-interval", &o.PollInterval)
 
 	e.Features = c.Strings("experimental-features", e.Features)
 	e.SystemFeatures = c.Strings("system-features", e.SystemFeatures)

@@ -22,6 +22,12 @@ func newSlots(n uint) slots {
 	return s
 }
 
+// left tells whether there is a slot that nobody has.
+func (s slots) left() bool { return len(s.free) > 0 }
+
+// ownSlot is one for what takes none from others.
+func ownSlot() *slot { return &slot{pool: newSlots(1)} }
+
 // slot is one that somebody has, or not just now.
 type slot struct {
 	pool slots

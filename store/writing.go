@@ -20,6 +20,20 @@ type AddOptions struct {
 	Roots TempRoots
 }
 
+type lockedKey struct{}
+
+// WithLocked says that the caller holds the locks of paths (<path>.lock) already,
+// so that whoever adds one of them under ctx must not wait for it.
+func WithLocked(ctx context.Context, paths storepath.Set) context.Context {
+	return context.WithValue(ctx, lockedKey{}, paths)
+}
+
+// Locked tells whether the caller holds the lock of p, see [WithLocked].
+func Locked(ctx context.Context, p storepath.Path) bool {
+	paths, _ := ctx.Value(lockedKey{}).(storepath.Set)
+	return paths.Has(p)
+}
+
 // Adder takes objects with known path infos.
 type Adder interface {
 	// Add reads one NAR and makes info.Path valid. The contents are checked against

@@ -94,22 +94,27 @@ func parsePreBuildHook(text string) (paths []SandboxPath, err error) {
 	return paths, nil
 }
 
-// postBuildHook tells the administrator's program what has been built. Its error
-// does not undo that.
+// postBuildHook tells the administrator's program what has been built.
 func (b *build) postBuildHook(ctx context.Context, outputs []storepath.Path) error {
-	program := b.o.PostBuildHook
+	return PostBuildHook(ctx, b.o, b.dir, b.job.DrvPath, outputs)
+}
+
+// PostBuildHook tells the administrator's program what has been built, if there is
+// one ("post-build-hook"). Its error does not undo that.
+func PostBuildHook(ctx context.Context, o *Options, dir storepath.Dir, drvPath storepath.Path, outputs []storepath.Path) error {
+	program := o.PostBuildHook
 	if program == "" {
 		return nil
 	}
-	drv := b.dir.Print(b.job.DrvPath)
+	drv := dir.Print(drvPath)
 	ctx, act := activity.Start(ctx, activity.Talkative, activity.PostBuildHook,
 		fmt.Sprintf("running post-build-hook '%s'", program), activity.Text(drv))
 	defer act.Stop()
 	cmd := hook(ctx, program)
 	cmd.Env = append(os.Environ(),
 		"DRV_PATH="+drv,
-		"OUT_PATHS="+strings.Join(b.dir.PrintAll(storepath.SortUnique(outputs)), " "),
-		"NIX_CONFIG="+b.o.Config)
+		"OUT_PATHS="+strings.Join(dir.PrintAll(storepath.SortUnique(outputs)), " "),
+		"NIX_CONFIG="+o.Config)
 	lines := &hookLines{line: func(s string) { act.Result(activity.PostBuildLogLine, activity.Text(s)) }}
 	cmd.Stdout, cmd.Stderr = lines, lines
 	defer lines.flush()

@@ -5,6 +5,7 @@ import (
 	"context"
 	"net"
 	"os"
+	"path/filepath"
 	"runtime"
 	"strings"
 	"time"
@@ -14,6 +15,7 @@ import (
 
 	"github.com/strata-nix/strata/activity"
 	"github.com/strata-nix/strata/builder"
+	"github.com/strata-nix/strata/nixconf"
 	"github.com/strata-nix/strata/store"
 	"github.com/strata-nix/strata/store/local"
 	"github.com/strata-nix/strata/worker"
@@ -29,6 +31,7 @@ func (s *settings) building(env environment) builder.Options {
 		MaxJobs:        defaultMaxJobs,
 		System:         thisSystem(),
 		ExtraPlatforms: extraPlatforms(),
+		Builders:       "@" + filepath.Join(env.nonEmpty("NIX_CONF_DIR", nixconf.DefaultDir), "machines"),
 	}
 	o.Execute.SystemFeatures = systemFeatures()
 	o.Execute.SSLCertFile = sslCertFile(env)

@@ -149,6 +149,7 @@ func (c *config) obey(env environment, s *settings) error {
 	c.local.GitHashing = s.HasFeature("git-hashing")
 	c.local.TrustedKeys = s.keys()
 	c.local.Build = s.building(env)
+	c.local.Build.OpenMachine = c.openMachine
 
 	c.users = trust.DefaultUsers()
 	c.users.Trusted = s.Strings("trusted-users", c.users.Trusted)

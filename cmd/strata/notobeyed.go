@@ -9,9 +9,7 @@ import (
 // notObeyed are settings of nix.conf that a daemon obeys elsewhere and strata's
 // does not, with what it does instead.
 var notObeyed = map[string]string{
-	"build-hook":              "builds take place on this machine",
-	"builders":                "builds take place on this machine",
-	"external-builders":       "builds take place on this machine",
+	"external-builders":       "builders are run by this daemon, or by another machine",
 	"gc-reserved-space":       "nothing is reserved for garbage collections",
 	"json-log-path":           "see --log-format",
 	"max-free":                "garbage is collected when somebody asks for it",

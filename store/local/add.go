@@ -87,7 +87,7 @@ type addBatch struct {
 type addItem struct {
 	info *store.PathInfo
 	path string // under tmp
-	lock *flock.Lock
+	lock *flock.Lock // nil: the caller has it
 }
 
 func (s *Store) newBatch(ctx context.Context, o store.AddOptions) (*addBatch, error) {
@@ -166,6 +166,9 @@ func (b *addBatch) needed(ctx context.Context, p storepath.Path) (bool, error) {
 // lock takes the lock of one more path. Whoever holds locks must not wait for
 // another: so when it is not to be had, what we hold is finished first.
 func (b *addBatch) lock(ctx context.Context, p storepath.Path) (*flock.Lock, error) {
+	if store.Locked(ctx, p) {
+		return nil, nil
+	}
 	if len(b.items) > 0 {
 		if l, err := b.s.tryLockPath(p); l != nil || err != nil {
 			return l, err

@@ -37,8 +37,11 @@ func (s *Store) tryLockPath(p storepath.Path) (*flock.Lock, error) {
 	return nil, err
 }
 
-// unlock also takes the lock file away.
+// unlock also takes the lock file away. Without a lock it does nothing.
 func unlock(l *flock.Lock) {
+	if l == nil {
+		return
+	}
 	l.Delete()
 	_ = l.Close()
 }
