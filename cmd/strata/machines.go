@@ -5,7 +5,7 @@ import (
 	"time"
 
 	"github.com/strata-nix/strata/activity"
-	"github.com/strata-nix/strata/builder/execute"
+	building "github.com/strata-nix/strata/builder/execute"
 	"github.com/strata-nix/strata/store"
 	"github.com/strata-nix/strata/worker"
 )
@@ -13,7 +13,7 @@ import (
 // openMachine opens the store of a machine that builds for this one. It gets none
 // of our settings but those of the build: it has its own, and max-jobs may well be 0
 // here.
-func (c *config) openMachine(ctx context.Context, ref store.Reference, o *execute.Options, tell func(line string)) (store.Store, error) {
+func (c *config) openMachine(ctx context.Context, ref store.Reference, o *building.Options, tell func(line string)) (store.Store, error) {
 	m := *c
 	m.tell, m.tellDaemon = tell, true
 	m.local.Build.Execute = *o
