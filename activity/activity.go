@@ -54,6 +54,9 @@ const (
 	PostBuildHook Type = 110 // fields: derivation
 	BuildWaiting  Type = 111
 	FetchTree     Type = 112
+	// HashContents is ours: bytes of objects that are compared with their hashes. Stock
+	// clients pass over types that they do not know.
+	HashContents Type = 0x5354_0001
 )
 
 // ResultType says what a result of an activity is.

@@ -3,6 +3,8 @@ package check
 import (
 	"context"
 	"time"
+
+	"github.com/strata-nix/strata/storepath"
 )
 
 // Code names a class of findings. It never changes its meaning.
@@ -80,6 +82,13 @@ type Finding struct {
 	// Mend, if not nil, is the repair of a finding that was made elsewhere, by a
 	// [Source].
 	Mend func(ctx context.Context) error
+
+	layer   int            // of Target.Layers
+	name    string         // of the entry of a store directory
+	path    storepath.Path // zero: it is about no store path
+	nix     string         // what Nix says of it, "" if it does not look for that
+	data    any            // what its class needs to know for the repair
+	dropped bool           // mended by giving it up
 }
 
 // Count is how often a class was found.

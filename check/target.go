@@ -52,21 +52,26 @@ type Source func(ctx context.Context, found func(*Finding)) error
 
 // Tools are how the store is mended. Each may be nil, and then nobody can do that.
 type Tools struct {
-	// Lock keeps others from making a path; nil: somebody else has it.
+	// Lock keeps others from making a path; there is no unlock if somebody else has it.
 	Lock func(ctx context.Context, p storepath.Path) (unlock func(), err error)
-	// Add puts an object in place whose NAR write gives, and registers it. It must be
-	// that of info.
-	Add func(ctx context.Context, info *store.PathInfo, write func(ctx context.Context, w io.Writer) error) error
+	// Add reads a NAR, puts the object in place whatever is there, and registers it. It
+	// must be that of info.
+	Add func(ctx context.Context, info *store.PathInfo, nar io.Reader) error
 	// Fetch gets an object from a substituter that has it with the contents of info.
 	Fetch func(ctx context.Context, info *store.PathInfo) error
-	// Rebuild builds all outputs of a derivation anew.
-	Rebuild func(ctx context.Context, drv storepath.Path) error
-	// Remove deletes entries of the store directory from the first layer.
+	// Rebuild builds the derivation anew that makes a path.
+	Rebuild func(ctx context.Context, info *store.PathInfo) error
+	// Ensure makes a path valid.
+	Ensure func(ctx context.Context, p storepath.Path) error
+	// Adopt gives paths rows in the first layer that only lower ones have.
+	Adopt func(ctx context.Context, paths []storepath.Path) error
+	// Reregister writes down what follows from the object of a valid path.
+	Reregister func(ctx context.Context, p storepath.Path) error
+	// Remove deletes entries of the store directory from the first layer, and makes show
+	// what lower layers have under their names.
 	Remove func(ctx context.Context, names []string) error
-	// Refresh makes what lower layers have show.
+	// Refresh makes show what lower layers have.
 	Refresh func(ctx context.Context) error
-	// DropWhiteout deletes a whiteout in the first layer.
-	DropWhiteout func(ctx context.Context, name string) error
 }
 
 // Options say how closely to look, and what to do then. The zero value looks at names,
@@ -76,8 +81,9 @@ type Options struct {
 	Contents bool
 	// Layers are the names or numbers (0 is the first) of those to check; nil: all.
 	Layers []string
-	// Repair mends what can be mended without losing anything.
-	Repair bool
+	// Repair mends what can be mended without losing anything; with OnlyDamage only
+	// what is of that severity.
+	Repair, OnlyDamage bool
 	// Drop gives objects up that nobody can get, with all that refers to them. Ask, if
 	// not nil, is asked about each otherwise.
 	Drop bool

@@ -156,6 +156,20 @@ func isCanonical(st *unix.Stat_t) bool {
 	return st.Mode == canonicalMode(st.Mode) && st.Mtim == storeTime[1]
 }
 
+// MetadataFault says what about an object in a store is not as Canonicalise makes it, ""
+// if nothing. uid is who should own it.
+func MetadataFault(st *unix.Stat_t, uid uint32) string {
+	switch mode := canonicalMode(st.Mode); {
+	case mode != st.Mode:
+		return fmt.Sprintf("its mode is %04o instead of %04o", st.Mode&0o7777, mode&0o7777)
+	case st.Mtim != storeTime[1]:
+		return fmt.Sprintf("its time is %d.%09d instead of 1", st.Mtim.Sec, st.Mtim.Nsec)
+	case st.Uid != uid:
+		return fmt.Sprintf("its owner is user %d instead of %d", st.Uid, uid)
+	}
+	return ""
+}
+
 func canonicalMode(mode uint32) uint32 {
 	switch typ := mode & unix.S_IFMT; {
 	case typ == unix.S_IFLNK:

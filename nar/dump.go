@@ -36,9 +36,21 @@ func DumpAt(ctx context.Context, w io.Writer, dir *os.File, name string) error {
 	return err
 }
 
+// DumpInspected is Dump that lets inspect see the metadata of each object of the tree,
+// from another goroutine than w, and in the order of the archive. path is only good for
+// messages, and costs something.
+func DumpInspected(ctx context.Context, w io.Writer, path string, inspect func(path func() string, st *unix.Stat_t)) error {
+	path = filepath.Clean(path)
+	return dumpWith(ctx, w, unix.AT_FDCWD, path, path, inspect)
+}
+
 func dump(ctx context.Context, w io.Writer, dirfd int, name, path string) error {
+	return dumpWith(ctx, w, dirfd, name, path, nil)
+}
+
+func dumpWith(ctx context.Context, w io.Writer, dirfd int, name, path string, inspect func(func() string, *unix.Stat_t)) error {
 	return pump(ctx, w, func(out *output) error {
-		d := dumper{out: out, trail: trail{root: path}}
+		d := dumper{out: out, trail: trail{root: path}, inspect: inspect}
 		out.buf = appendOpen(out.buf)
 		return d.object(dirfd, dirEntry{name: name}, 0)
 	})
@@ -46,9 +58,21 @@ func dump(ctx context.Context, w io.Writer, dirfd int, name, path string) error 
 
 // A dumper walks a tree. Its trail leads to the object that is being dumped.
 type dumper struct {
-	out   *output
-	trail trail
+	out     *output
+	trail   trail
+	inspect func(path func() string, st *unix.Stat_t) // may be nil
+	seen    unix.Stat_t                               // that inspect is shown
 }
+
+// look shows the metadata of where the dump is, if anybody wants to see it.
+func (d *dumper) look(st *unix.Stat_t) {
+	if d.inspect != nil {
+		d.seen = *st // st itself stays where it is cheap
+		d.inspect(d.here, &d.seen)
+	}
+}
+
+func (d *dumper) here() string { return d.trail.at("") }
 
 func (d *dumper) fail(op string, err error) error {
 	return pathError(op, d.trail.at(""), err)
@@ -114,6 +138,7 @@ func (d *dumper) regular(dirfd int, name string) error {
 		return err
 	}
 	defer unix.Close(fd)
+	d.look(&st)
 	d.out.buf = appendRegular(d.out.buf, st.Mode&unix.S_IXUSR != 0, st.Size)
 	if err := d.contents(fd, st.Size); err != nil {
 		return err
@@ -159,6 +184,13 @@ func (d *dumper) symlink(dirfd int, name string) error {
 	if reason := checkTarget(target); reason != "" {
 		return d.fail("readlink", fmt.Errorf("%s", reason))
 	}
+	if d.inspect != nil {
+		var st unix.Stat_t
+		if err := unix.Fstatat(dirfd, name, &st, unix.AT_SYMLINK_NOFOLLOW); err != nil {
+			return d.fail("lstat", err)
+		}
+		d.look(&st)
+	}
 	d.out.buf = appendSymlink(d.out.buf, target)
 	return nil
 }
@@ -174,6 +206,7 @@ func (d *dumper) directory(dirfd int, name string, depth int) error {
 	if err != nil {
 		return d.fail("readdir", err)
 	}
+	d.look(&st)
 	slices.SortFunc(list, func(a, b dirEntry) int { return cmp.Compare(a.name, b.name) })
 	d.out.buf = append(d.out.buf, tokDirectory...)
 	for _, e := range list {

@@ -11,6 +11,8 @@ import (
 	"syscall"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/strata-nix/strata/internal/mount"
 )
 
 // ErrNotWhiteout means that a name in the upper is something else.
@@ -162,6 +164,20 @@ func SetOpaque(dir string, userXattr bool) error {
 		return fmt.Errorf("mark %q opaque: %w", dir, ErrHasOrigin)
 	}
 	if err := unix.Lsetxattr(dir, xattrPrefix(userXattr)+"opaque", []byte("y"), 0); err != nil {
+		return &os.PathError{Op: "mark opaque", Path: dir, Err: err}
+	}
+	return nil
+}
+
+// MarkComplete is SetOpaque for a directory in the root of an upper that may have an
+// origin: the caller has compared its contents, and they are the whole.
+func MarkComplete(dir string) error {
+	initial, err := mount.InitialUserNamespace()
+	if err != nil {
+		return err
+	}
+	user := !initial || usesUserXattr(filepath.Dir(dir))
+	if err := unix.Lsetxattr(dir, xattrPrefix(user)+"opaque", []byte("y"), 0); err != nil {
 		return &os.PathError{Op: "mark opaque", Path: dir, Err: err}
 	}
 	return nil

@@ -11,7 +11,6 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/strata-nix/strata/activity"
-	"github.com/strata-nix/strata/check"
 	"github.com/strata-nix/strata/gc"
 	"github.com/strata-nix/strata/internal/flock"
 	"github.com/strata-nix/strata/nixdb"
@@ -133,25 +132,4 @@ func (s *Store) busy(name string) bool {
 	defer func() { _ = l.Close() }()
 	free, err := l.Try(flock.Exclusive)
 	return !free || err != nil
-}
-
-// Verify compares the database with the objects, see [store.Verifier].
-func (s *Store) Verify(ctx context.Context, o store.VerifyOptions) (bool, error) {
-	release, err := s.hold()
-	if err != nil {
-		return false, err
-	}
-	defer release()
-	return check.Verify(ctx, check.Parts{
-		Dir:        s.dir,
-		RealDir:    s.real,
-		StateDir:   s.state,
-		Infos:      s.db.AllPathInfos,
-		Referrers:  s.db.Referrers,
-		Invalidate: s.db.Invalidate,
-		Repair:     s.repair,
-		Update: func(ctx context.Context, infos []*store.PathInfo) error {
-			return s.Register(ctx, infos)
-		},
-	}, o)
 }

@@ -1,0 +1,133 @@
+package check
+
+import (
+	"bytes"
+	"context"
+	"io"
+	"os"
+	"path/filepath"
+	"strings"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/strata-nix/strata/storepath"
+)
+
+// temporaryRoots are what processes at work keep alive, by hash part: what they are
+// making need not be registered yet.
+type temporaryRoots struct {
+	hashParts map[string]bool
+	dead      []string // files of processes that have ended
+}
+
+// maxTemporaryRoots bounds what is read of one file.
+const maxTemporaryRoots = 64 << 20
+
+func (t *temporaryRoots) has(l *line) bool {
+	return t != nil && !l.path.IsZero() && t.hashParts[l.path.HashPart()]
+}
+
+// readTemporaryRoots reads them without changing anything. What cannot be read
+// is passed over: its roots are looked at again when something is deleted.
+func (x *examination) readTemporaryRoots() *temporaryRoots {
+	t := &temporaryRoots{hashParts: map[string]bool{}}
+	dir := filepath.Join(x.StateDir, "temproots")
+	list, err := os.ReadDir(dir)
+	if err != nil {
+		return t
+	}
+	for _, e := range list {
+		if strings.HasPrefix(e.Name(), ".") || !e.Type().IsRegular() {
+			continue
+		}
+		t.read(filepath.Join(dir, e.Name()), x.Dir)
+	}
+	return t
+}
+
+func (t *temporaryRoots) read(path string, dir storepath.Dir) {
+	f, err := os.OpenFile(path, os.O_RDONLY|unix.O_NOFOLLOW, 0)
+	if err != nil {
+		return
+	}
+	defer f.Close()
+	if unlocked(f) {
+		t.dead = append(t.dead, path)
+		return
+	}
+	text, err := io.ReadAll(io.LimitReader(f, maxTemporaryRoots))
+	if err != nil {
+		return
+	}
+	for root := range bytes.SplitSeq(text, []byte{0}) {
+		if p, err := dir.Parse(string(root)); err == nil {
+			t.hashParts[p.HashPart()] = true
+		}
+	}
+}
+
+// unlocked tells whether nobody has a file locked.
+func unlocked(f *os.File) bool {
+	if unix.Flock(int(f.Fd()), unix.LOCK_SH|unix.LOCK_NB) != nil {
+		return false
+	}
+	_ = unix.Flock(int(f.Fd()), unix.LOCK_UN)
+	return true
+}
+
+// inUse tells whether somebody has a file or directory locked, or nobody can tell.
+func (x *examination) inUse(path string, typ uint8) bool {
+	if typ != unix.DT_REG && typ != unix.DT_DIR {
+		return false
+	}
+	f, err := os.OpenFile(path, os.O_RDONLY|unix.O_NOFOLLOW|unix.O_NONBLOCK, 0)
+	if err != nil {
+		return true // gone, or not ours to look at
+	}
+	defer f.Close()
+	return !unlocked(f)
+}
+
+// heldLock tells whether somebody holds the lock of a path.
+func (x *examination) heldLock(p storepath.Path) bool {
+	path := filepath.Join(x.Layers[0].Dir, p.Base()+".lock")
+	var st unix.Stat_t
+	return unix.Lstat(path, &st) == nil && x.inUse(path, typeOf(st.Mode))
+}
+
+// removalNotes are the files in the state directory by which a layered store says that
+// it takes objects out of its upper layer.
+const removalNotes = "strata-removing-*"
+
+// removing tells whether somebody takes objects out of the upper layer right now.
+func (x *examination) removing() bool {
+	notes, _ := filepath.Glob(filepath.Join(globQuoted(x.StateDir), removalNotes))
+	for _, n := range notes {
+		if x.inUse(n, unix.DT_REG) {
+			return true
+		}
+	}
+	return false
+}
+
+// globQuoted makes a path stand for itself in a pattern.
+func globQuoted(path string) string {
+	return strings.NewReplacer(`\`, `\\`, `*`, `\*`, `?`, `\?`, `[`, `\[`).Replace(path)
+}
+
+// waitForRemovals waits a while for those to end: half-way an object that a lower has
+// does not show.
+func (x *examination) waitForRemovals(ctx context.Context) {
+	const most, step = 100, 20 * time.Millisecond
+	for range most {
+		if len(x.Layers) == 1 || !x.removing() {
+			return
+		}
+		select {
+		case <-time.After(step):
+		case <-ctx.Done():
+			return
+		}
+	}
+}
