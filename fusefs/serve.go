@@ -78,7 +78,7 @@ const (
 // would cost more than most answers do. There is always one that waits.
 func (s *server) loop() {
 	defer s.readers.Done()
-	r := &request{s: s, in: make([]byte, minRead)}
+	r := &request{s: s, in: readBuffer()}
 	for {
 		n, err := s.conn.read(r.in)
 		left := s.waiting.Add(-1)
@@ -101,6 +101,17 @@ func (s *server) loop() {
 			return
 		}
 	}
+}
+
+// readBuffer makes a buffer for requests whose memory is there. The kernel gives a request
+// up, as EIO, if it cannot copy it out; and that it cannot when a page is missing of a process that
+// is being killed.
+func readBuffer() []byte {
+	b := make([]byte, minRead)
+	for i := range b {
+		b[i] = 1
+	}
+	return b
 }
 
 // stop makes all readers return.

@@ -1,12 +1,15 @@
 package fusefs_test
 
 import (
+	"bytes"
+	"context"
 	"errors"
 	"fmt"
 	"io"
 	"io/fs"
 	"os"
 	"os/exec"
+	"os/signal"
 	"path/filepath"
 	"strings"
 	"syscall"
@@ -200,7 +203,9 @@ func waitAsleep(t *testing.T, pid int) {
 	t.Fatal("it never waited")
 }
 
-// The server is killed again and again while programs read, and a new one goes on.
+// The server is killed again and again while programs read, and a new one goes on. The programs
+// are processes of their own: one that starts a server must not have files of its mount
+// open, whose closing by its child waits for the server.
 func TestServerIsReplaced(t *testing.T) {
 	testenv.FUSE(t)
 	if !testenv.Isolate(t, testenv.Namespace{}) {
@@ -208,48 +213,55 @@ func TestServerIsReplaced(t *testing.T) {
 	}
 	objects := makeObjects(t)
 	s := serve(t, objects)
-	want, err := os.ReadFile(filepath.Join(objects, "tree/share/large"))
-	if err != nil {
-		t.Fatal(err)
+	var readers []*exec.Cmd
+	for range 3 {
+		cmd := exec.Command("/proc/self/exe", filepath.Join(objects, "tree/share/large"))
+		cmd.Env = append(os.Environ(), readVar+"="+filepath.Join(s.at, "tree/share/large"))
+		cmd.Stdout, cmd.Stderr = os.Stderr, os.Stderr
+		cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
+		if err := cmd.Start(); err != nil {
+			t.Fatal(err)
+		}
+		readers = append(readers, cmd)
 	}
-	stop, done := make(chan struct{}), make(chan error, 2)
-	for range cap(done) {
-		go func() { done <- readAgain(filepath.Join(s.at, "tree/share/large"), want, stop) }()
-	}
-	for range 10 {
-		time.Sleep(20 * time.Millisecond) // while the readers do something; nothing depends on how much
+	for range 20 {
+		time.Sleep(20 * time.Millisecond) // the readers do something meanwhile; nothing depends on how much
 		s.kill()
 		s.start(true)
 	}
-	close(stop)
-	for range cap(done) {
-		if err := <-done; err != nil {
+	for _, cmd := range readers {
+		if err := cmd.Process.Signal(syscall.SIGTERM); err != nil {
+			t.Error(err)
+		}
+		if err := cmd.Wait(); err != nil {
 			t.Error(err)
 		}
 	}
 	sameTrees(t, objects, s.at)
 }
 
-// readAgain reads a file without the kernel's cache until it is told to stop.
-func readAgain(path string, want []byte, stop <-chan struct{}) error {
-	for {
-		select {
-		case <-stop:
-			return nil
-		default:
-		}
-		f, err := os.Open(path)
-		if err != nil {
-			return err
+// readAgain reads a file, past what the kernel keeps of it, until SIGTERM, and compares it with
+// another one.
+func readAgain(path, other string) {
+	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGTERM)
+	defer stop()
+	want, err := os.ReadFile(other)
+	for err == nil && ctx.Err() == nil {
+		var f *os.File
+		if f, err = os.Open(path); err != nil {
+			break
 		}
 		_ = unix.Fadvise(int(f.Fd()), 0, 0, unix.FADV_DONTNEED)
-		got, err := io.ReadAll(f)
+		var got []byte
+		got, err = io.ReadAll(f)
 		_ = f.Close()
-		if err != nil {
-			return err
-		}
-		if string(got) != string(want) {
-			return errors.New("other contents")
+		if err == nil && !bytes.Equal(got, want) {
+			err = errors.New("other contents")
 		}
 	}
+	if err != nil {
+		fmt.Fprintln(os.Stderr, err)
+		os.Exit(1)
+	}
+	os.Exit(0)
 }
