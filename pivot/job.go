@@ -80,6 +80,24 @@ func (job *Job) write() (err error) {
 	return syncDir(filepath.Dir(job.parts.Journal))
 }
 
+// Change puts another plan in the place of one that is not committed, for the same lowers: what
+// was planned while clients went on working. Copies that are made stay.
+func (job *Job) Change(_ context.Context, plan *Plan) error {
+	if !job.j.Phase.canRollBack() {
+		return fmt.Errorf("changing the plan of a pivot: %w", ErrCommitted)
+	}
+	next := newJournal(job.parts.Dir, plan, job.j.Target)
+	next.ID, next.Created = job.j.ID, job.j.Created
+	before := job.j
+	job.j = next
+	if err := job.write(); err != nil {
+		job.j = before
+		return fmt.Errorf("changing the plan of a pivot: %w", err)
+	}
+	crashpoint.Reached("pivot: journal changed")
+	return nil
+}
+
 // Open takes up the job that a journal tells of. [ErrNoJob] says that there is none.
 func Open(parts Parts) (*Job, error) {
 	j, err := load(parts.Journal)
