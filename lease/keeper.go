@@ -34,7 +34,8 @@ type Keeper struct {
 	publishing sync.Mutex // held while something is published
 
 	mu    sync.Mutex
-	base  Hashes // what Uses gave last; nil: not asked yet
+	base  Hashes // what was used when that was last found out
+	known bool   // that was done
 	uses  uint64
 	fresh map[Hash]time.Time // leaned on since, and when
 	asked uint64             // grows when fresh does
@@ -62,11 +63,19 @@ func (k *Keeper) Renew(ctx context.Context) (*Lease, error) {
 	if err != nil {
 		return nil, k.note(nil, fmt.Errorf("lease in '%s': finding what is used: %w", k.p.name, err))
 	}
+	return k.RenewWith(ctx, began, roots, uses)
+}
+
+// RenewWith is Renew for a caller that has found out what is used, and began to when
+// it says.
+func (k *Keeper) RenewWith(ctx context.Context, began time.Time, roots []storepath.Path, uses uint64) (*Lease, error) {
 	k.publishing.Lock()
 	defer k.publishing.Unlock()
 	k.mu.Lock()
-	k.base, k.uses = HashesOf(roots), uses
-	maps.DeleteFunc(k.fresh, func(h Hash, at time.Time) bool { return at.Before(began.Add(-hold)) || k.base.Has(h) })
+	k.base, k.uses, k.known = HashesOf(roots), uses, true
+	maps.DeleteFunc(k.fresh, func(h Hash, at time.Time) bool {
+		return at.Before(began.Add(-hold)) || at.Before(began) && k.base.Has(h)
+	})
 	k.mu.Unlock()
 	return k.publish(ctx)
 }
@@ -107,7 +116,7 @@ func (k *Keeper) lease(ctx context.Context, paths []storepath.Path) error {
 		k.fresh[HashOf(p)] = k.p.now()
 	}
 	k.asked++
-	mine, known := k.asked, k.base != nil
+	mine, known := k.asked, k.known
 	k.mu.Unlock()
 	if !known {
 		_, err := k.Renew(ctx)

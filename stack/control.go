@@ -2,10 +2,8 @@ package stack
 
 import (
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
-	"io"
 	"io/fs"
 	"net"
 	"os"
@@ -17,15 +15,10 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// controlFile is a socket in the upper's directory. A client sends one line, a
-// word, and gets one JSON value. Who may write to the directory may connect.
+// controlFile is a socket in the upper's directory; see requests.go for what is said
+// there. It belongs to whoever serves the stack, or to the owner of the upper, and
+// nobody else may connect.
 const controlFile = "control"
-
-// askStatus is the word that asks for the status.
-const askStatus = "status"
-
-// maxAnswer bounds what a client reads.
-const maxAnswer = 16 << 20
 
 // control answers questions about a stack that is up.
 type control struct {
@@ -50,7 +43,7 @@ func serveControl(s *Stack) (*control, error) {
 		return nil, fmt.Errorf("listen on '%s': %w", path, err)
 	}
 	l.SetUnlinkOnClose(false) // the descriptor in its name is about to be closed
-	if err := os.Chmod(path, 0o600); err != nil {
+	if err := s.giveControl(path); err != nil {
 		_ = l.Close()
 		return nil, err
 	}
@@ -58,6 +51,21 @@ func serveControl(s *Stack) (*control, error) {
 	c := &control{l: l, path: path, cancel: cancel}
 	c.wg.Go(func() { c.accept(ctx, s) })
 	return c, nil
+}
+
+// giveControl says who may connect.
+func (s *Stack) giveControl(path string) error {
+	if err := os.Chmod(path, 0o600); err != nil {
+		return err
+	}
+	owner, err := s.Config.GC.owner()
+	if err != nil || owner < 0 || owner == os.Geteuid() {
+		return err
+	}
+	if err := os.Chown(path, owner, -1); err != nil {
+		return fmt.Errorf("giving the stack to its owner '%s': %w", s.Config.GC.Owner, err)
+	}
+	return nil
 }
 
 // viaDescriptor names a file in an open directory, shortly enough for the
@@ -84,49 +92,10 @@ func (c *control) accept(ctx context.Context, s *Stack) {
 	}
 }
 
-func answer(ctx context.Context, s *Stack, conn net.Conn) {
-	defer conn.Close()
-	defer context.AfterFunc(ctx, func() { _ = conn.Close() })()
-	_ = conn.SetDeadline(time.Now().Add(2 * patience)) // a real connection has deadlines
-	line := make([]byte, len(askStatus)+1)
-	if _, err := io.ReadFull(conn, line); err != nil || string(line) != askStatus+"\n" {
-		return
-	}
-	_ = json.NewEncoder(conn).Encode(s.Status(ctx)) // a client that is gone wants nothing
-}
-
 // close ends the answering; the store may be closed afterwards.
 func (c *control) close() {
 	_ = c.l.Close()
 	c.cancel()
 	c.wg.Wait()
 	_ = os.Remove(c.path)
-}
-
-// ask asks the process that serves the stack of an upper.
-func ask(ctx context.Context, upper string) (*Status, error) {
-	ctx, cancel := context.WithTimeout(ctx, 2*patience)
-	defer cancel()
-	dir, err := os.OpenFile(upper, unix.O_PATH|unix.O_DIRECTORY, 0)
-	if err != nil {
-		return nil, err
-	}
-	defer dir.Close()
-	var d net.Dialer
-	conn, err := d.DialContext(ctx, "unix", viaDescriptor(dir, controlFile))
-	if err != nil {
-		return nil, fmt.Errorf("connect to '%s': %w", filepath.Join(upper, controlFile), err)
-	}
-	defer conn.Close()
-	if at, ok := ctx.Deadline(); ok {
-		_ = conn.SetDeadline(at) // a real connection has deadlines
-	}
-	if _, err := conn.Write([]byte(askStatus + "\n")); err != nil {
-		return nil, err
-	}
-	var st Status
-	if err := json.NewDecoder(io.LimitReader(conn, maxAnswer)).Decode(&st); err != nil {
-		return nil, fmt.Errorf("its answer makes no sense: %w", err)
-	}
-	return &st, nil
 }

@@ -57,6 +57,7 @@ func upAndDown(dir string, at int) {
 func crash(t *testing.T, s *Stack) {
 	t.Helper()
 	s.control.close()
+	s.stopBackground()
 	if err := errors.Join(s.Store.Close(), s.lock.Close()); err != nil {
 		t.Fatal(err)
 	}

@@ -73,7 +73,7 @@ func (s *Stack) openStore(ctx context.Context) error {
 	if o.URI == "" {
 		o.URI = c.URI()
 	}
-	st, err := overlay.Open(ctx, overlay.Options{Upper: o, UpperLayer: c.Upper.Layer}, s.lowers)
+	st, err := overlay.Open(ctx, overlay.Options{Upper: o, UpperLayer: c.Upper.Layer, Lean: s.lean}, s.lowers)
 	if err != nil {
 		s.lowers = nil // closed by Open
 		return err

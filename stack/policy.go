@@ -85,6 +85,14 @@ func (r *resolver) policy(p *Policy, settings map[string]string) map[string]stri
 	return all
 }
 
+// owner is the number of the owner, -1 if there is none.
+func (p *Policy) owner() (int, error) {
+	if p.Owner == "" {
+		return -1, nil
+	}
+	return lookupUser(p.Owner)
+}
+
 // lookupUser finds a user by name or number.
 func lookupUser(name string) (uid int, err error) {
 	u, err := user.Lookup(name)

@@ -40,8 +40,12 @@ type found struct {
 	Lower
 	kind LowerKind
 	// real and state are where the objects and the database are once everything is
-	// mounted; "" for a store by its URI, which knows itself.
+	// mounted. Of a store by its URI, which knows itself, real is "", and state only what
+	// the URI says.
 	real, state string
+	// roots is where the stack may register what it leans on, if the owner of the lower
+	// has made that place; it may not be there.
+	roots string
 	// hidden tells that the stack's own mounts would cover the lower, so that it is
 	// bound to another place first.
 	hidden bool
@@ -52,6 +56,8 @@ type found struct {
 func (l Lower) find() (*found, error) {
 	f := &found{Lower: l, kind: KindStore}
 	if l.Path == "" {
+		f.state = stateOf(l.Store)
+		f.roots = rootsPlace(f.state)
 		return f, l.findSocket()
 	}
 	st, err := os.Stat(l.Path)
@@ -63,6 +69,7 @@ func (l Lower) find() (*found, error) {
 	case st.IsDir():
 		f.kind = KindDirectory
 		f.real, f.state = l.inside(l.Path)
+		f.roots = rootsPlace(f.state)
 		return f, f.checkPlaces(true)
 	}
 	f.kind = KindImage

@@ -9,6 +9,7 @@ import (
 
 	"github.com/strata-nix/strata/activity"
 	"github.com/strata-nix/strata/internal/flock"
+	"github.com/strata-nix/strata/lease"
 	"github.com/strata-nix/strata/store"
 	"github.com/strata-nix/strata/store/local"
 	"github.com/strata-nix/strata/store/overlay"
@@ -18,6 +19,9 @@ import (
 type Parts struct {
 	// Open opens a lower store.
 	Open func(context.Context, store.Reference) (store.Store, error)
+	// Leases opens a place for leases, given as a directory or a URI. nil: there are
+	// only directories.
+	Leases func(ctx context.Context, place string) (*lease.Place, error)
 	// Upper has the settings of the upper store; its places are filled in.
 	Upper local.Options
 	// Version of the program, for those who ask what runs.
@@ -41,6 +45,10 @@ type Stack struct {
 	lowers  []store.Store
 	control *control
 	kept    []string // directories of lowers that are about to be covered, where they show then
+	found   []*found // the lowers, in order
+
+	background background
+	refreshes  refreshes
 }
 
 // Assemble brings up everything but the daemon: it checks the lowers, mounts, and
@@ -82,7 +90,7 @@ func (s *Stack) assemble(ctx context.Context, lowers []*found) error {
 		return err
 	}
 	steps, kept := s.Config.lowerSteps(lowers)
-	s.kept = kept
+	s.kept, s.found = kept, lowers
 	if err := s.mountAll(ctx, steps); err != nil {
 		return err
 	}
@@ -113,6 +121,9 @@ func (s *Stack) Announce(ctx context.Context, sockets []string) error {
 		}
 		activity.Warnf(ctx, "the stack has no name that 'strata status' would find: %v", err)
 	}
+	if err := s.startBackground(ctx); err != nil {
+		return err
+	}
 	c, err := serveControl(s)
 	if err != nil {
 		return err
@@ -138,6 +149,7 @@ func (s *Stack) TakeDown(ctx context.Context, o TakeDownOptions) error {
 	if s.control != nil {
 		s.control.close()
 	}
+	s.stopBackground()
 	if !o.KeepStore {
 		errs = append(errs, s.closeStores())
 	}

@@ -36,6 +36,13 @@ type Status struct {
 	Enter    []string       `json:"enter,omitempty"` // see Run.Enter
 	Sockets  []SocketStatus `json:"sockets"`
 	Layers   []LayerStatus  `json:"layers"` // top to bottom
+	// Refreshes tell how the growth of lowers is noticed; absent if the stack is not
+	// served.
+	Refreshes *RefreshStatus `json:"refreshes,omitempty"`
+	// Holds tell what the owners of lowers know of what is used of theirs.
+	Holds []HoldStatus `json:"holds,omitempty"`
+	// GC tells of the collections by the policy of the stack.
+	GC *GCStatus `json:"gc,omitempty"`
 	// Problems are sentences; there are none when all is well.
 	Problems []string `json:"problems"`
 }
@@ -103,6 +110,13 @@ func (s *Stack) Status(ctx context.Context) *Status {
 	defer cancel()
 	st := s.run.look(ctx)
 	st.State = StateUp
+	st.Refreshes, st.GC = s.refreshStatus(), s.gcStatus()
+	for _, h := range s.background.holds {
+		hs := h.status()
+		if st.Holds = append(st.Holds, hs); hs.Error != "" {
+			st.Problems = append(st.Problems, fmt.Sprintf("lower '%s': its owner cannot be told what is used: %s", hs.Lower, hs.Error))
+		}
+	}
 	st.noteError("upper", st.Layers[0].fillUpper(ctx, s))
 	for i, l := range s.lowers {
 		if db, ok := store.As[interface{ DB() *nixdb.DB }](l); ok {
@@ -126,7 +140,7 @@ func (st *Status) noteError(layer string, err error) {
 func (r *Run) Status(ctx context.Context) *Status {
 	up, err := r.Up()
 	if up || err != nil {
-		st, askErr := ask(ctx, r.Dir)
+		st, askErr := askForStatus(ctx, r.Dir)
 		if askErr == nil {
 			return st
 		}

@@ -20,6 +20,7 @@ const (
 	roleImage    = "image "
 	roleObjects  = "objects of lower "
 	roleDatabase = "database of lower "
+	roleRoots    = "roots in lower "
 	roleStore    = "store"
 	roleState    = "state"
 	roleProfiles = "profiles"
@@ -168,6 +169,7 @@ func (c *Config) lowerSteps(lowers []*found) (steps []step, kept []string) {
 			f.hidden = true
 			real, state := filepath.Join(f.place, "store"), filepath.Join(f.place, "state")
 			steps = append(steps, keepStep(roleObjects+f.Name, f.real, real), keepStep(roleDatabase+f.Name, f.state, state))
+			steps = append(steps, f.keepRoots()...)
 			f.real, f.state = real, state
 			kept = append(kept, real, state)
 		}

@@ -42,6 +42,10 @@ import (
 type Layering struct {
 	// Lower answers for what is valid below this store, nil if nothing is.
 	Lower store.Querier
+	// Lean is told, before they are registered here, what paths of the store below are
+	// leaned on from now on; its error keeps that from happening. nil: nobody wants to
+	// know.
+	Lean func(ctx context.Context, infos []*store.PathInfo) error
 	// Deletable is the directory of the objects that this store may delete; Real
 	// unless set. (The upper layer, when Real is a merged directory.)
 	Deletable string

@@ -179,6 +179,7 @@ func (s *Store) fromBelow(ctx context.Context, infos []*store.PathInfo) ([]nixdb
 // is what is valid nowhere: the database names it when it misses it.
 func (s *Store) lowerClosure(ctx context.Context, level []storepath.Path, seen storepath.Set) ([]nixdb.Registration, error) {
 	var regs []nixdb.Registration
+	var leanedOn []*store.PathInfo
 	for len(level) > 0 {
 		missing, err := s.absent(ctx, level)
 		if err != nil {
@@ -197,13 +198,18 @@ func (s *Store) lowerClosure(ctx context.Context, level []storepath.Path, seen s
 			if err != nil {
 				return nil, err
 			}
-			regs = append(regs, reg)
+			regs, leanedOn = append(regs, reg), append(leanedOn, info)
 			seen.Add(info.Path)
 			for _, r := range info.References {
 				if seen.Add(r) {
 					level = append(level, r)
 				}
 			}
+		}
+	}
+	if s.layer.Lean != nil && len(leanedOn) > 0 {
+		if err := s.layer.Lean(ctx, leanedOn); err != nil {
+			return nil, err
 		}
 	}
 	return regs, nil

@@ -121,6 +121,50 @@ func (s *Store) show(ctx context.Context, paths []storepath.Path) bool {
 	return true
 }
 
+// Refreshed is what a refresh was.
+type Refreshed struct {
+	// Grown are the numbers of the lowers whose directories have changed since the
+	// last one, or may have.
+	Grown []int
+	// ListingsStale tells that processes which hold the merged directory open may go on
+	// reading an old listing, as on a full disk.
+	ListingsStale bool
+	Took          time.Duration
+}
+
+// Refresh makes everything visible that lowers have gained, to all processes, without
+// disturbing them. Only one runs at a time. It takes as long as [overlayfs.Refresh],
+// so it is for many changes at once.
+func (s *Store) Refresh(ctx context.Context) (*Refreshed, error) {
+	if s.guard != nil {
+		if err := s.guard.Check(); err != nil {
+			return nil, err
+		}
+	}
+	s.growth.mu.Lock()
+	defer s.growth.mu.Unlock()
+	began, known := time.Now(), s.lowers.stamps()
+	r := &Refreshed{}
+	for i, k := range known {
+		if k == 0 || k != s.growth.known[i] {
+			r.Grown = append(r.Grown, i)
+		}
+	}
+	s.stale.Store(true)
+	err := s.refresh(context.WithoutCancel(ctx))
+	if errors.Is(err, overlayfs.ErrListingsStale) {
+		r.ListingsStale, err = true, nil
+	}
+	if err != nil {
+		return nil, err
+	}
+	s.growth.known, r.Took = known, time.Since(began)
+	return r, nil
+}
+
+// LowerDirs are the directories of the lowers' objects, in order.
+func (s *Store) LowerDirs() []string { return s.lowers.dirs() }
+
 // hidden tells whether a lower has an object that nobody sees.
 func (s *Store) hidden(p storepath.Path) bool {
 	_, err := os.Lstat(filepath.Join(s.Store.RealDir(), p.Base()))

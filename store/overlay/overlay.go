@@ -56,6 +56,10 @@ type Options struct {
 	// its argument, when a lower's object has to show again ("remount-hook"). Without
 	// one strata refreshes the mount itself.
 	RemountHook string
+	// Lean is told, before the upper leans on paths of a lower (by its number from 0)
+	// that it did not lean on before; its error keeps that from happening. nil: nobody
+	// wants to know.
+	Lean func(ctx context.Context, lower int, paths []storepath.Path) error
 }
 
 // Store is an open layered store.
@@ -99,6 +103,9 @@ func open(ctx context.Context, o Options, ls lowers) (*Store, error) {
 	}
 	s := &Store{opts: o, below: &below{lowers: ls}, stale: new(atomic.Bool), growth: &growth{known: ls.stamps()}}
 	l := local.Layering{Lower: showing{s}, Deletable: o.UpperLayer, Remove: s.remove}
+	if o.Lean != nil {
+		l.Lean = s.lean
+	}
 	if !o.NoCheckMount {
 		s.guard = s.guardOf(ls)
 		if err := s.guard.Check(); err != nil {

@@ -1,0 +1,79 @@
+package stack
+
+import (
+	"context"
+	"fmt"
+	"sync"
+	"time"
+)
+
+// background is what a stack that is up does without being asked.
+type background struct {
+	watcher *watcher
+	holds   []*held
+	cancel  context.CancelFunc
+	wg      sync.WaitGroup
+}
+
+// startBackground tells the owners of lowers what is leaned on, and goes on doing so;
+// and it begins to watch the lowers. What goes wrong shows in the status: a lower
+// whose owner cannot be told may still be read.
+func (s *Stack) startBackground(ctx context.Context) (err error) {
+	if s.background.holds, err = s.openHolds(ctx); err != nil {
+		return err
+	}
+	s.background.watcher = s.watch()
+	if len(s.background.holds) == 0 {
+		return nil
+	}
+	if _, err := s.Publish(ctx); err != nil {
+		s.parts.Log.Warn(fmt.Sprintf("telling the owners of lowers what is used of them: %v", err))
+	}
+	ctx, cancel := context.WithCancel(context.WithoutCancel(ctx))
+	s.background.cancel = cancel
+	s.background.wg.Go(func() { s.keepPublishing(ctx) })
+	return nil
+}
+
+// stopBackground ends all that.
+func (s *Stack) stopBackground() {
+	b := &s.background
+	if b.watcher != nil {
+		b.watcher.stop()
+	}
+	if b.cancel != nil {
+		b.cancel()
+	}
+	b.wg.Wait()
+	b.watcher, b.cancel = nil, nil
+}
+
+// What is leaned on is told anew at least this often, and after an error sooner.
+const (
+	publishAtLeast = time.Hour
+	publishAgain   = time.Minute
+)
+
+func (s *Stack) keepPublishing(ctx context.Context) {
+	pause := s.nextPublication(ctx)
+	for sleep(ctx, pause) {
+		if _, err := s.Publish(ctx); err != nil && ctx.Err() == nil {
+			s.parts.Log.Warn(fmt.Sprintf("telling the owners of lowers what is used of them: %v", err))
+		}
+		pause = s.nextPublication(ctx)
+	}
+}
+
+// nextPublication is how long it may take until the next one.
+func (s *Stack) nextPublication(ctx context.Context) time.Duration {
+	pause := publishAtLeast
+	for _, h := range s.background.holds {
+		if h.failed() {
+			pause = min(pause, publishAgain)
+		}
+		if every, err := h.do.interval(ctx); err == nil {
+			pause = min(pause, every)
+		}
+	}
+	return pause
+}

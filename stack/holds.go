@@ -1,0 +1,221 @@
+package stack
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"sync"
+	"time"
+
+	"github.com/strata-nix/strata/activity"
+	"github.com/strata-nix/strata/lease"
+	"github.com/strata-nix/strata/store/overlay"
+	"github.com/strata-nix/strata/storepath"
+)
+
+// A hold is a way of telling the owner of a lower what the upper leans on, so that a
+// garbage collection of the lower leaves it alone. A lower whose owner takes part
+// has one or two of them, others have none.
+
+// holder is how it is done.
+type holder interface {
+	// renew tells all that is used; began is when that was looked for.
+	renew(ctx context.Context, began time.Time, l overlay.Leaning) error
+	// lean tells of paths that are about to be used, and returns when no collection
+	// can take them any more, or lease.ErrGone when one has.
+	lean(ctx context.Context, paths []storepath.Path) error
+	// interval is how often renew is due at the latest.
+	interval(ctx context.Context) (time.Duration, error)
+	// describe fills in what only it knows.
+	describe(st *HoldStatus)
+}
+
+// HoldStatus tells what the owner of a lower was told last.
+type HoldStatus struct {
+	Lower string `json:"lower"`
+	// Kind is lease, roots (symlinks among the lower's gc roots), or daemon (roots
+	// that its daemon was told of).
+	Kind     string `json:"kind"`
+	Place    string `json:"place"`
+	Consumer string `json:"consumer"`
+	// Uses is how many paths of the lower are used, Roots how many of them were told:
+	// they keep the others.
+	Uses  uint64 `json:"uses"`
+	Roots int    `json:"roots"`
+	// Last is when the owner was told; absent if never. Expires is until when a lease
+	// counts, but for its grace period.
+	Last    *time.Time `json:"last,omitempty"`
+	Expires *time.Time `json:"expires,omitempty"`
+	// Error is why the last attempt failed.
+	Error string `json:"error,omitempty"`
+}
+
+// held is a hold on one lower.
+type held struct {
+	lower    int
+	required bool
+	do       holder
+
+	mu sync.Mutex
+	st HoldStatus
+}
+
+func (h *held) failed() bool {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	return h.st.Error != ""
+}
+
+func (h *held) note(l *overlay.Leaning, err error) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	if h.st.Error = ""; err != nil {
+		h.st.Error = err.Error()
+		return
+	}
+	now := time.Now().UTC().Truncate(time.Millisecond)
+	h.st.Last = &now
+	if l != nil {
+		h.st.Uses, h.st.Roots = l.Uses, len(l.Roots)
+	}
+	h.do.describe(&h.st)
+}
+
+func (h *held) status() HoldStatus {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	return h.st
+}
+
+// openHolds opens the holds that the configuration and the owners of the lowers want.
+func (s *Stack) openHolds(ctx context.Context) ([]*held, error) {
+	var all []*held
+	for i, f := range s.found {
+		add := func(kind, place string, do holder) {
+			h := &held{lower: i, required: f.LeaseRequired != No, do: do}
+			h.st = HoldStatus{Lower: f.Name, Kind: kind, Place: place, Consumer: s.Config.Consumer}
+			all = append(all, h)
+		}
+		if f.Roots != No {
+			kind, do, err := s.openRoots(i, f)
+			if err != nil {
+				return nil, err
+			}
+			if do != nil {
+				add(kind, f.roots, do)
+			}
+		}
+		if f.Leases != "" {
+			do, err := s.openLease(ctx, i, f)
+			if err != nil {
+				return nil, f.fail(false, err, "leases cannot be published")
+			}
+			add("lease", f.Leases, do)
+		}
+	}
+	return all, nil
+}
+
+// Publish tells the owners of all lowers that take part what is used of theirs.
+func (s *Stack) Publish(ctx context.Context) ([]HoldStatus, error) {
+	out := []HoldStatus{}
+	if len(s.background.holds) == 0 {
+		return out, nil
+	}
+	began := time.Now()
+	all, err := s.Store.Leaning(ctx)
+	if err != nil {
+		for _, h := range s.background.holds {
+			h.note(nil, err)
+		}
+		return nil, fmt.Errorf("finding what is used of the lowers: %w", err)
+	}
+	var errs []error
+	for _, h := range s.background.holds {
+		l := &all[h.lower]
+		err := h.do.renew(ctx, began, *l)
+		if err != nil {
+			errs = append(errs, fmt.Errorf("lower '%s': %w", h.st.Lower, err))
+		}
+		h.note(l, err)
+		out = append(out, h.status())
+	}
+	return out, errors.Join(errs...)
+}
+
+// lean tells the owner of a lower what is about to be used of it.
+func (s *Stack) lean(ctx context.Context, lower int, paths []storepath.Path) error {
+	for _, h := range s.background.holds {
+		if h.lower != lower {
+			continue
+		}
+		err := h.do.lean(ctx, paths)
+		if err == nil || ctx.Err() != nil || errors.Is(err, lease.ErrGone) {
+			if err != nil {
+				return err
+			}
+			continue
+		}
+		h.note(nil, err)
+		if h.required {
+			return fmt.Errorf("nothing more of it is used until its owner can be told (lease-required): %w", err)
+		}
+		activity.Warnf(ctx, "lower '%s': its owner cannot be told what is used: %v", h.st.Lower, err)
+	}
+	return nil
+}
+
+// Publish has the process that serves a stack tell the owners of its lowers what is
+// used of them.
+func (r *Run) Publish(ctx context.Context) ([]HoldStatus, error) {
+	var result []HoldStatus
+	err := r.ask(ctx, askPublish, nil, &result)
+	return result, err
+}
+
+// leaseHolder publishes a lease.
+type leaseHolder struct{ *lease.Keeper }
+
+// openLease prepares the publication of a lease. Nothing is asked yet: the place may
+// yet come.
+func (s *Stack) openLease(ctx context.Context, lower int, f *found) (holder, error) {
+	open := s.parts.Leases
+	if open == nil {
+		open = func(_ context.Context, place string) (*lease.Place, error) { return lease.OpenDirectory(place) }
+	}
+	p, err := open(ctx, f.Leases)
+	if err != nil {
+		return nil, err
+	}
+	k, err := lease.NewKeeper(p, lease.KeeperOptions{
+		Consumer: s.Config.Consumer, Holder: s.Config.holder(), StoreDir: s.Config.StoreDir,
+		Uses: func(ctx context.Context) ([]storepath.Path, uint64, error) {
+			all, err := s.Store.Leaning(ctx)
+			if err != nil {
+				return nil, 0, err
+			}
+			return all[lower].Roots, all[lower].Uses, nil
+		},
+		Valid: func(ctx context.Context, paths []storepath.Path) ([]storepath.Path, error) {
+			return s.Store.LowerValid(ctx, lower, paths)
+		},
+	})
+	return leaseHolder{k}, err
+}
+
+func (h leaseHolder) renew(ctx context.Context, began time.Time, l overlay.Leaning) error {
+	_, err := h.RenewWith(ctx, began, l.Roots, l.Uses)
+	return err
+}
+
+func (h leaseHolder) lean(ctx context.Context, paths []storepath.Path) error {
+	return h.Lean(ctx, paths)
+}
+
+func (h leaseHolder) interval(ctx context.Context) (time.Duration, error) { return h.Interval(ctx) }
+
+func (h leaseHolder) describe(st *HoldStatus) {
+	if l, _ := h.Last(); l != nil {
+		st.Expires = &l.Expires
+	}
+}
