@@ -45,6 +45,8 @@ var commands = []struct {
 	{groupWrite, newBuildCommand},
 	{groupWrite, newCopyCommand},
 	{groupWrite, newPushCommand},
+	{groupWrite, newCommitCommand},
+	{groupWrite, newMergeCommand},
 	{groupWrite, newSignCommand},
 	{groupWrite, newKeyCommand},
 	{groupWrite, newRestoreCommand},

@@ -12,6 +12,9 @@ import (
 )
 
 func TestMain(m *testing.M) {
+	if os.Getenv(enteredEnv) != "" { // started by name of a descriptor
+		main()
+	}
 	testscript.Main(m, map[string]func(){"strata": main, "nix-daemon": main})
 }
 

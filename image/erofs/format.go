@@ -4,8 +4,6 @@ import (
 	"encoding/binary"
 	"hash/crc32"
 	"math"
-
-	"golang.org/x/sys/unix"
 )
 
 // Numbers of the format; see the package comment for their source.
@@ -119,15 +117,4 @@ func (s *super) encode(block []byte) {
 	copy(b[64:64+maxLabel], s.label)
 	// The kernel does not invert its CRCs at the end.
 	le.PutUint32(b[4:], ^crc32.Checksum(b[:blockSize-superOffset], crc32.MakeTable(crc32.Castagnoli)))
-}
-
-// fileType is the type of the entry of something with that mode.
-func fileType(mode uint32) byte {
-	switch mode & unix.S_IFMT {
-	case unix.S_IFDIR:
-		return entryDir
-	case unix.S_IFLNK:
-		return entrySymlink
-	}
-	return entryFile
 }
