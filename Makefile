@@ -22,10 +22,17 @@ FUZZTIME ?= 5s
 REVISION := $(shell git describe --always --dirty --abbrev=12 2>/dev/null)
 LDFLAGS  := $(if $(REVISION),-X main.revision=$(REVISION))
 
-.PHONY: build install test demo bench bench-smoke gobench lint fuzz race layout clean test-trees
+.PHONY: build stage install test demo bench bench-smoke gobench lint fuzz race layout clean test-trees
 
-build:
-	CGO_ENABLED=0 $(GO) build -trimpath -ldflags '$(LDFLAGS)' -o bin/strata ./cmd/strata
+# What is started twice for each build of a derivation is a small program of its own,
+# and a part of strata. Without it, as by plain go build, strata is all in one.
+STAGE = builder/sandbox/stage/stage
+
+build: stage
+	CGO_ENABLED=0 $(GO) build -trimpath -tags embed_stage -ldflags '$(LDFLAGS)' -o bin/strata ./cmd/strata
+
+stage:
+	CGO_ENABLED=0 $(GO) build -trimpath -buildvcs=false -ldflags '-s -w' -o $(STAGE) ./builder/sandbox/stage
 
 PREFIX ?= /usr
 SHARE   = $(DESTDIR)$(PREFIX)/share

@@ -104,10 +104,10 @@ func complaint(said []byte) error {
 	return errors.New(strings.TrimPrefix(s, "bwrap: "))
 }
 
-// credential is who bwrap runs as; nil: who the keeper is.
+// credential is who bwrap or the builder runs as; nil: who the keeper is.
 func (s *keeperSpec) credential() *syscall.Credential {
 	if !s.HasUser {
 		return nil
 	}
-	return &syscall.Credential{Uid: s.UID, Gid: s.GID}
+	return &syscall.Credential{Uid: s.UID, Gid: s.GID, Groups: s.Groups}
 }

@@ -1,12 +1,10 @@
 package sandbox
 
 import (
-	"encoding/json"
 	"errors"
 	"fmt"
 	"os"
 	"runtime"
-	"slices"
 	"strconv"
 	"syscall"
 	"unsafe"
@@ -14,19 +12,15 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// enter is the last program before the builder, inside the sandbox if there is
-// one: it takes what is left of the surroundings of a daemon from the process,
-// waits for the word, and becomes the builder. It does not return.
+// enter is the last program before the builder, inside the sandbox: it takes what
+// is left of the surroundings of a daemon from the process, waits for the word, and
+// becomes the builder. It does not return.
 func enter() {
 	// Personality, filters and the signal of a dying parent are a thread's, and so
 	// is the execution.
 	runtime.LockOSThread()
-	if r := becomeBuilder(); r != nil {
-		b, err := json.Marshal(r)
-		if err == nil {
-			_, _ = unix.Write(entryStatus, append(b, '\n')) // nobody is there to hear of an error
-		}
-	}
+	failed := becomeBuilder()
+	_, _ = unix.Write(entryStatus, packUp(&event{kind: builderFailed, report: *failed})) // if nobody hears it, nobody needs it
 	os.Exit(125)
 }
 
@@ -36,57 +30,44 @@ type step struct {
 	do   func() error
 }
 
+// steps are done up to the first that fails.
+type steps []step
+
+func (s steps) do() *report {
+	for _, step := range s {
+		if err := step.do(); err != nil {
+			return newReport(step.name, err)
+		}
+	}
+	return nil
+}
+
+// becomeBuilder returns why it did not.
 func becomeBuilder() *report {
-	var s entrySpec
-	for _, step := range []step{
+	var s builderSpec
+	if r := (steps{
 		{"read what to run", func() error { return unsealed(entrySpecFD, &s) }},
 		{"keep files from the builder", closeOnExec},
 		{"hear from the keeper", awaitGo},
 		{"connect the output", connectOutput},
 		{"reset signals and limits", resetProcess},
-		{"set the personality", func() error { return setPersonality(s.Persona) }},
+		{"set the personality", s.personality},
 		{"mount /sys", s.mountSys},
 		{"give up privileges", s.restrict},
-		{"become the build user", s.becomeUser},
 		{"enter the working directory", s.enterDir},
-		{"die with the keeper", s.dieWithKeeper},
-	} {
-		if err := step.do(); err != nil {
-			return newReport(step.name, err)
-		}
+		{"die with the keeper", dieWithKeeper},
+	}).do(); r != nil {
+		return r
 	}
-	r := newReport(s.Path, s.exec())
+	r := newReport(s.Path, syscall.Exec(s.Path, s.Args, s.Env))
 	r.Exec = true
 	return r
 }
 
-// exec becomes the builder.
-func (s *entrySpec) exec() error {
-	if !s.Self {
-		return syscall.Exec(s.Path, s.Args, s.Env)
-	}
-	files, err := strconv.Atoi(os.Args[len(os.Args)-1])
-	if err != nil {
-		return err
-	}
-	if files == 0 {
-		return syscall.Exec(selfPath, s.Args, s.Env)
-	}
-	// The loader opens its files after the execution.
-	keepOnExec(entrySelf)
-	for i := range files {
-		keepOnExec(bwrapLoader + i)
-	}
-	loader := loaderCommand(files)
-	argv := slices.Concat(loader[:3], []string{"--argv0", s.Args[0], selfPath}, s.Args[1:])
-	return syscall.Exec(loader[0], argv, s.Env)
-}
-
-func keepOnExec(fd int) { _, _ = unix.FcntlInt(uintptr(fd), unix.F_SETFD, 0) }
-
 // closeOnExec marks all files but the standard ones.
 func closeOnExec() error {
-	err := unix.CloseRange(entrySpecFD, ^uint(0)>>1, unix.CLOSE_RANGE_CLOEXEC)
+	const first = 3
+	err := unix.CloseRange(first, ^uint(0)>>1, unix.CLOSE_RANGE_CLOEXEC)
 	if err == nil || !errors.Is(err, unix.ENOSYS) && !errors.Is(err, unix.EINVAL) {
 		return err
 	}
@@ -95,8 +76,7 @@ func closeOnExec() error {
 		return err
 	}
 	for _, e := range entries {
-		var fd int
-		if _, err := fmt.Sscan(e.Name(), &fd); err == nil && fd >= entrySpecFD {
+		if fd, err := strconv.Atoi(e.Name()); err == nil && fd >= first {
 			unix.CloseOnExec(fd)
 		}
 	}
@@ -105,7 +85,7 @@ func closeOnExec() error {
 
 // awaitGo tells that the sandbox stands and waits until it is filled.
 func awaitGo() error {
-	if _, err := unix.Write(entryStatus, []byte(readyLine)); err != nil {
+	if _, err := unix.Write(entryStatus, packUp(&event{kind: entryReady})); err != nil {
 		return err
 	}
 	var b [1]byte
@@ -171,7 +151,7 @@ func resetSignal(n unix.Signal) {
 
 // mountSys gives the root of a uid range the /sys of its network namespace in
 // place of the machine's, if the kernel lets it.
-func (s *entrySpec) mountSys() error {
+func (s *builderSpec) mountSys() error {
 	if s.Range {
 		_ = unix.Mount("sysfs", "/sys", "sysfs", unix.MS_NOSUID|unix.MS_NODEV|unix.MS_NOEXEC, "")
 	}
@@ -180,7 +160,7 @@ func (s *entrySpec) mountSys() error {
 
 // restrict is for all that the builder starts. The order matters: the filter
 // takes privilege unless new privileges are given up.
-func (s *entrySpec) restrict() error {
+func (s *builderSpec) restrict() error {
 	if !s.NewPrivileges {
 		if err := unix.Prctl(unix.PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0); err != nil {
 			return fmt.Errorf("no_new_privs: %w", err)
@@ -197,30 +177,14 @@ func (s *entrySpec) restrict() error {
 	return nil
 }
 
-// becomeUser is for builders outside a sandbox: in one, bwrap runs as the user already.
-func (s *entrySpec) becomeUser() error {
-	if !s.SetUser {
-		return nil
-	}
-	if err := setThreadGroups(s.Groups); err != nil {
-		return fmt.Errorf("setgroups: %w", err)
-	}
-	gid := uintptr(s.GID)
-	if _, _, errno := unix.RawSyscall(unix.SYS_SETRESGID, gid, gid, gid); errno != 0 {
-		return fmt.Errorf("setgid %d: %w", s.GID, errno)
-	}
-	return setThreadUser(s.UID, s.UID, s.UID)
-}
-
-func (s *entrySpec) enterDir() error {
+func (s *builderSpec) enterDir() error {
 	if err := unix.Chdir(s.Dir); err != nil {
 		return &SetupError{Step: "enter " + s.Dir, Err: err}
 	}
 	return nil
 }
 
-// dieWithKeeper comes after the user was changed, which takes the wish back.
-func (s *entrySpec) dieWithKeeper() error {
+func dieWithKeeper() error {
 	if err := unix.Prctl(unix.PR_SET_PDEATHSIG, uintptr(unix.SIGKILL), 0, 0, 0); err != nil {
 		return err
 	}

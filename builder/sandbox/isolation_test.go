@@ -131,7 +131,7 @@ func TestNoPrivileges(t *testing.T) {
 		if !m.isolated {
 			s.Dir = openScratch(t)
 		}
-		run(t, program(s, "privileges"))
+		run(t, program(t, s, "privileges"))
 	})
 }
 
@@ -151,17 +151,17 @@ func TestNetwork(t *testing.T) {
 			return
 		}
 		s := m.spec(t, "")
-		run(t, program(s, "loopback"))
+		run(t, program(t, s, "loopback"))
 		fails := func(s sandbox.Spec, network, address string) {
 			t.Helper()
-			if exit, out := start(t, program(s, "dial", network, address)).end(t); exit.Status == 0 {
+			if exit, out := start(t, program(t, s, "dial", network, address)).end(t); exit.Status == 0 {
 				t.Errorf("dial %s %s: %v\n%s", network, address, exit, out)
 			}
 		}
 		fails(s, "tcp", l.Addr().String())
 		fails(s, "unix", abstract.Addr().String())
 		s.Isolation.Network = true
-		run(t, program(s, "dial", "tcp", l.Addr().String()))
+		run(t, program(t, s, "dial", "tcp", l.Addr().String()))
 		if sandbox.Probe(t.Context()).Landlock {
 			fails(s, "unix", abstract.Addr().String())
 		}

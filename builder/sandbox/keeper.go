@@ -1,8 +1,6 @@
 package sandbox
 
 import (
-	"bytes"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"os"
@@ -12,23 +10,6 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// order is what the keeper is told while the builder runs, one on a line. The end
-// of the orders is one to kill.
-type order struct{ Source, Target []byte } // show it; of any bytes, which strings in JSON are not
-
-// event is what the keeper tells.
-type event struct {
-	Started bool    `json:",omitempty"` // the builder has been executed
-	Failed  *report `json:",omitempty"` // it will not be
-	Shown   *report `json:",omitempty"` // an order is carried out; or not, if there is a Step
-	Exited  *ending `json:",omitempty"` // the builder has ended; the connection ends when all that is left has been killed
-}
-
-type ending struct {
-	Status       syscall.WaitStatus
-	User, System time.Duration
-}
-
 // errKilled says that nobody wants a builder any more.
 var errKilled = errors.New("killed before the builder was started")
 
@@ -37,28 +18,28 @@ var errKilled = errors.New("killed before the builder was started")
 // would cost a tenth of the time that it takes to start a builder.
 type keeper struct {
 	s      keeperSpec
-	killed bool   // the orders have ended
-	orders []byte // what has come of those that are not complete
-	root   *root  // nil without isolation
+	killed bool    // the orders have ended
+	orders []order // that have not been carried out
+	root   *root   // nil without isolation
 	late   []Mount
 }
 
 // keep is the keeper's life.
 func keep() {
-	for fd := range keeperFiles {
-		unix.CloseOnExec(keeperConn + fd)
-	}
 	k := new(keeper)
 	end, err := k.run()
 	if err != nil {
-		k.tell(event{Failed: newReport("start the builder", err)})
+		k.tell(event{kind: builderFailed, report: *newReport("start the builder", err)})
 	} else {
-		k.tell(event{Exited: end})
+		k.tell(event{kind: builderEnded, ending: *end})
 	}
 	k.killAll()
 }
 
 func (k *keeper) run() (*ending, error) {
+	if err := closeOnExec(); err != nil {
+		return nil, fmt.Errorf("keep files from the builder: %w", err)
+	}
 	if err := unsealed(keeperSpecFD, &k.s); err != nil {
 		return nil, fmt.Errorf("read what to do: %w", err)
 	}
@@ -69,19 +50,15 @@ func (k *keeper) run() (*ending, error) {
 	if err != nil {
 		return nil, err
 	}
-	k.tell(event{Started: true})
+	k.tell(event{kind: builderStarted})
 	return k.attend(builder)
 }
 
 // tell does not fail: who does not listen any more will not be told.
 func (k *keeper) tell(e event) {
-	b, err := json.Marshal(e)
-	for err == nil && len(b) > 0 {
-		var n int
-		n, err = unix.Write(keeperConn, b)
-		b = b[max(n, 0):]
-		if errors.Is(err, unix.EINTR) {
-			err = nil
+	for {
+		if _, err := unix.Write(keeperConn, packUp(&e)); !errors.Is(err, unix.EINTR) {
+			return
 		}
 	}
 }
@@ -143,9 +120,7 @@ func (k *keeper) attend(builder int) (*ending, error) {
 			k.killBuildUser()
 			_ = unix.Kill(builder, unix.SIGKILL) // a child that has not been reaped: it is him
 		}
-		if err := k.obey(); err != nil {
-			return nil, err
-		}
+		k.obey()
 		if _, err := k.poll(fd, timeout); err != nil && !errors.Is(err, errKilled) {
 			return nil, fmt.Errorf("wait for the builder: %w", err)
 		}
@@ -181,29 +156,25 @@ func (k *keeper) poll(fd, timeout int) (ready bool, err error) {
 
 // readOrders reports whether the orders go on.
 func (k *keeper) readOrders() bool {
-	buf := make([]byte, 16<<10)
-	n, err := unix.Read(keeperConn, buf)
-	if n > 0 {
-		k.orders = append(k.orders, buf[:n]...)
-		return true
+	message := make([]byte, maxMessage)
+	n, err := unix.Read(keeperConn, message)
+	if n <= 0 {
+		return errors.Is(err, unix.EINTR) || errors.Is(err, unix.EAGAIN)
 	}
-	return errors.Is(err, unix.EINTR) || errors.Is(err, unix.EAGAIN)
+	var o order
+	if unpack(message[:n], &o) != nil {
+		return false // who says such things is not to be trusted with a builder
+	}
+	k.orders = append(k.orders, o)
+	return true
 }
 
-// obey carries out the orders that are complete.
-func (k *keeper) obey() error {
-	for {
-		line, rest, ok := bytes.Cut(k.orders, []byte("\n"))
-		if !ok {
-			return nil
-		}
-		k.orders = rest
-		var o order
-		if err := json.Unmarshal(line, &o); err != nil {
-			return fmt.Errorf("understand an order: %w", err)
-		}
-		k.tell(event{Shown: k.show(Mount{Kind: ReadOnly, Source: string(o.Source), Target: string(o.Target)})})
+// obey carries out the orders that have come.
+func (k *keeper) obey() {
+	for _, o := range k.orders {
+		k.tell(event{kind: mountShown, report: *k.show(Mount{Kind: ReadOnly, Source: o.Source, Target: o.Target})})
 	}
+	k.orders = nil
 }
 
 func (k *keeper) show(m Mount) *report {

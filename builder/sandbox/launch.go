@@ -2,22 +2,20 @@ package sandbox
 
 import (
 	"bytes"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
 	"os"
-	"strconv"
 	"syscall"
 
 	"golang.org/x/sys/unix"
 )
 
-// launch is the way from the keeper to a builder that has been executed. Files are
+// launch is the way from the keeper to a builder that has been executed in a sandbox. Files are
 // numbers in it: an os.File would start the machinery that waits for many.
 type launch struct {
 	*keeper
-	status   stream // what entry says
+	status   int    // a socket on which entry sends events
 	info     stream // what bwrap says of its child
 	said     stream // what bwrap complains of
 	word     int    // a byte lets entry become the builder
@@ -28,6 +26,9 @@ type launch struct {
 
 // launch returns the number of the builder, a child of the keeper's.
 func (k *keeper) launch() (int, error) {
+	if k.root == nil {
+		return k.launchOpen()
+	}
 	l := &launch{keeper: k}
 	first, err := l.fork()
 	if err != nil {
@@ -41,7 +42,7 @@ func (k *keeper) launch() (int, error) {
 	return builder, err
 }
 
-// fork starts bwrap, or without isolation entry.
+// fork starts bwrap.
 func (l *launch) fork() (int, error) {
 	files, err := l.files()
 	defer func() {
@@ -52,34 +53,21 @@ func (l *launch) fork() (int, error) {
 	if err != nil {
 		return 0, err
 	}
-	path, argv := "/proc/self/exe", l.entryArgs([]string{entryName})
-	sys := &syscall.SysProcAttr{Pdeathsig: unix.SIGKILL}
-	if l.root != nil {
-		path, argv = l.s.Bwrap, l.s.bwrapArgs(l.root.cover, l.entryArgs(append(l.loader.command(), entryName)))
-		sys.Credential = l.s.credential()
-	}
+	sys := &syscall.SysProcAttr{Pdeathsig: unix.SIGKILL, Credential: l.s.credential()}
 	if l.s.HasCgroup {
 		sys.UseCgroupFD, sys.CgroupFD = true, keeperCgroup
 	}
-	pid, err := syscall.ForkExec(path, argv, &syscall.ProcAttr{Dir: "/", Env: stageEnv, Files: files, Sys: sys})
+	argv := l.s.bwrapArgs(l.root.cover, append(l.loader.command(), entryName))
+	pid, err := syscall.ForkExec(l.s.Bwrap, argv, &syscall.ProcAttr{Dir: "/", Env: stageEnv, Files: files, Sys: sys})
 	if err != nil {
-		return 0, &SetupError{Step: "execute " + path, Err: err}
+		return 0, &SetupError{Step: "execute " + l.s.Bwrap, Err: err}
 	}
 	return pid, nil
 }
 
-// entryArgs tells entry how many files there are for the loader.
-func (l *launch) entryArgs(command []string) []string {
-	n := 0
-	if l.loader != nil {
-		n = len(l.loader.dirs) + 1
-	}
-	return append(command, strconv.Itoa(n))
-}
-
 // files makes what the child is started with: see the list beside entrySpecFD.
 func (l *launch) files() ([]uintptr, error) {
-	l.children = []int{keeperEntry, keeperOutput}
+	l.children = []int{keeperBuilder, keeperOutput}
 	open := func(name string, flags int) (int, error) {
 		fd, err := unix.Open(name, flags|unix.O_CLOEXEC, 0)
 		if err == nil {
@@ -105,16 +93,21 @@ func (l *launch) files() ([]uintptr, error) {
 		return fds
 	}
 	const reading, writing = 0, 1
-	status, info, said := pipe(reading, writing), pipe(reading, writing), pipe(reading, writing)
+	info, said := pipe(reading, writing), pipe(reading, writing)
 	word, block := pipe(writing, reading), pipe(writing, reading)
 	if err != nil {
 		return nil, fmt.Errorf("pipe: %w", err)
 	}
-	l.status.fd, l.info.fd, l.said.fd, l.word, l.block = status[reading], info[reading], said[reading], word[writing], block[writing]
+	status, err := unix.Socketpair(unix.AF_UNIX, unix.SOCK_SEQPACKET|unix.SOCK_CLOEXEC, 0)
+	if err != nil {
+		return nil, fmt.Errorf("socketpair: %w", err)
+	}
+	l.children = append(l.children, status[writing])
+	l.status, l.info.fd, l.said.fd, l.word, l.block = status[reading], info[reading], said[reading], word[writing], block[writing]
 	files := make([]uintptr, bwrapBlock+1)
 	for fd, file := range map[int]int{
 		0: null, 1: said[writing], 2: said[writing],
-		entrySpecFD: keeperEntry, entryStatus: status[writing], entryGo: word[reading], entryOutput: keeperOutput, entrySelf: self,
+		entrySpecFD: keeperBuilder, entryStatus: status[writing], entryGo: word[reading], entryOutput: keeperOutput, entrySelf: self,
 		bwrapInfo: info[writing], bwrapBlock: block[reading],
 	} {
 		files[fd] = uintptr(file)
@@ -134,23 +127,20 @@ func (l *launch) files() ([]uintptr, error) {
 
 // guide sees the child through to the execution of the builder.
 func (l *launch) guide(first int) (builder int, err error) {
-	builder = first
-	if l.root != nil {
-		// bwrap writes before it does anything that can fail later.
-		text, err := l.info.until(l.keeper, '}')
-		if err != nil {
+	// bwrap writes before it does anything that can fail later.
+	text, err := l.info.until(l.keeper, '}')
+	if err != nil {
+		return 0, err
+	}
+	if builder, err = bwrapChild(text); err != nil {
+		return 0, &SetupError{Step: "understand bubblewrap", Err: err}
+	}
+	if l.s.Count > 1 {
+		if err := l.s.mapRange(builder); err != nil {
+			return 0, &SetupError{Step: "map the range of user ids", Err: err}
+		}
+		if _, err := unix.Write(l.block, []byte{1}); err != nil {
 			return 0, err
-		}
-		if builder, err = bwrapChild(text); err != nil {
-			return 0, &SetupError{Step: "understand bubblewrap", Err: err}
-		}
-		if l.s.Count > 1 {
-			if err := l.s.mapRange(builder); err != nil {
-				return 0, &SetupError{Step: "map the range of user ids", Err: err}
-			}
-			if _, err := unix.Write(l.block, []byte{1}); err != nil {
-				return 0, err
-			}
 		}
 	}
 	if err := l.hear(); err != nil {
@@ -161,10 +151,8 @@ func (l *launch) guide(first int) (builder int, err error) {
 			return 0, err
 		}
 	}
-	if l.root != nil {
-		if err := relieve(first); err != nil {
-			return 0, &SetupError{Step: "take the builder over from bubblewrap", Err: err}
-		}
+	if err := relieve(first); err != nil {
+		return 0, &SetupError{Step: "take the builder over from bubblewrap", Err: err}
 	}
 	if _, err := unix.Write(l.word, []byte{1}); err != nil {
 		return 0, err
@@ -179,15 +167,33 @@ func (l *launch) guide(first int) (builder int, err error) {
 // hear waits for what entry says: that it is ready, nothing any more (io.EOF), or
 // what went wrong.
 func (l *launch) hear() error {
-	line, err := l.status.until(l.keeper, '\n')
-	if err != nil || string(line) == readyLine {
-		return err
+	for {
+		ready, err := l.poll(l.status, -1)
+		if err != nil {
+			return err
+		}
+		if !ready {
+			continue
+		}
+		message := make([]byte, maxMessage)
+		n, err := unix.Read(l.status, message)
+		switch {
+		case errors.Is(err, unix.EINTR):
+			continue
+		case errors.Is(err, unix.ECONNRESET), err == nil && n == 0:
+			return io.EOF
+		case err != nil:
+			return err
+		}
+		var said event
+		if err := unpack(message[:n], &said); err != nil {
+			return fmt.Errorf("understand the last step before the builder: %w", err)
+		}
+		if said.kind == builderFailed {
+			return &said.report
+		}
+		return nil
 	}
-	failed := new(report)
-	if err := json.Unmarshal(line, failed); err != nil {
-		return fmt.Errorf("the last step before the builder said %q", line)
-	}
-	return failed
 }
 
 // relieve ends the part of bwrap that waits outside for the builder, so that he

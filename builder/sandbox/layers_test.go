@@ -132,7 +132,7 @@ func habitsOn(t *testing.T, store string) []string {
 		sandbox.Mount{Kind: sandbox.Own, Source: filepath.Join(store, "old"), Target: "/nix/store/old"})
 	s := shell(in, "")
 	s.KeepGroups = true
-	return strings.Split(strings.TrimSpace(run(t, program(s, "habits"))), "\n")
+	return strings.Split(strings.TrimSpace(run(t, program(t, s, "habits"))), "\n")
 }
 
 // listed is the inode number of a name as the directory says.

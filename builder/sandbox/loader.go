@@ -1,13 +1,14 @@
 package sandbox
 
 import (
-	"encoding/binary"
 	"fmt"
 	"os"
 	"path/filepath"
 	"slices"
 	"strconv"
 	"strings"
+
+	"golang.org/x/sys/unix"
 )
 
 // A loader starts this program where neither the dynamic loader nor libraries are to
@@ -19,45 +20,26 @@ type loader struct {
 	dirs        []string
 }
 
-// Of linux/auxvec.h: where the loader is mapped.
-const atBase = 7
-
 // findLoader returns nil if this program is linked statically.
 func findLoader() (*loader, error) {
-	auxv, err := os.ReadFile("/proc/self/auxv")
+	auxv, err := unix.Auxv()
 	if err != nil {
 		return nil, err
 	}
-	base := auxValue(auxv, atBase)
-	if base == 0 {
+	const base = 7 // AT_BASE of linux/auxvec.h: where the loader is mapped
+	i := slices.IndexFunc(auxv, func(pair [2]uintptr) bool { return pair[0] == base })
+	if i < 0 || auxv[i][1] == 0 {
 		return nil, nil
 	}
 	maps, err := os.ReadFile("/proc/self/maps")
 	if err != nil {
 		return nil, err
 	}
-	l := parseMaps(string(maps), base)
+	l := parseMaps(string(maps), uint64(auxv[i][1]))
 	if l.interpreter == "" {
-		return nil, fmt.Errorf("the dynamic loader, mapped at %#x, is not in the list of mapped files", base)
+		return nil, fmt.Errorf("the dynamic loader, mapped at %#x, is not in the list of mapped files", auxv[i][1])
 	}
 	return l, nil
-}
-
-// auxValue finds a value in a vector of pairs of words.
-func auxValue(auxv []byte, key uint64) uint64 {
-	const word = strconv.IntSize / 8
-	read := func(i int) uint64 {
-		if word == 4 {
-			return uint64(binary.NativeEndian.Uint32(auxv[i:]))
-		}
-		return binary.NativeEndian.Uint64(auxv[i:])
-	}
-	for i := 0; i+2*word <= len(auxv); i += 2 * word {
-		if read(i) == key {
-			return read(i + word)
-		}
-	}
-	return 0
 }
 
 // parseMaps finds the loader and where libraries are among the files that are mapped.
@@ -85,12 +67,7 @@ func (l *loader) command() []string {
 	if l == nil {
 		return []string{selfPath}
 	}
-	return loaderCommand(len(l.dirs) + 1)
-}
-
-// loaderCommand uses files that have been opened, as many as given.
-func loaderCommand(files int) []string {
-	paths := make([]string, files)
+	paths := make([]string, len(l.dirs)+1)
 	for i := range paths {
 		paths[i] = "/proc/self/fd/" + strconv.Itoa(bwrapLoader+i)
 	}

@@ -30,11 +30,11 @@ func persona(platform string, linux26 bool) uintptr {
 	return p
 }
 
-// setPersonality changes that of the calling thread and of what it executes. Only
+// personality changes that of the calling thread and of what it executes. Only
 // the name of the machine matters enough to fail for: that addresses are random
 // does no harm, and some containers forbid to change it.
-func setPersonality(p uintptr) error {
-	if _, _, errno := unix.RawSyscall(unix.SYS_PERSONALITY, p, 0, 0); errno != 0 && p != addrNoRandomize {
+func (s *builderSpec) personality() error {
+	if _, _, errno := unix.RawSyscall(unix.SYS_PERSONALITY, s.Persona, 0, 0); errno != 0 && s.Persona != addrNoRandomize {
 		return errno
 	}
 	return nil

@@ -101,7 +101,7 @@ func isMapped(idMap string, id uint64) bool {
 }
 
 func runNamespaces(ctx context.Context, asNobody bool) ([]byte, error) {
-	cmd := exec.CommandContext(ctx, "/proc/self/exe")
+	cmd := exec.CommandContext(ctx, stageProgram())
 	cmd.Args, cmd.Dir, cmd.Env = []string{namespacesName}, "/", stageEnv
 	if asNobody {
 		cmd.SysProcAttr = &syscall.SysProcAttr{Credential: &syscall.Credential{Uid: nobody, Gid: nobody}}

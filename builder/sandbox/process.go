@@ -2,7 +2,6 @@ package sandbox
 
 import (
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"os"
@@ -85,25 +84,29 @@ func (p *Process) follow() {
 // listen hears events until the connection ends. It reports whether the builder
 // was started, and whether the keeper came to the end of what it had to tell.
 func (p *Process) listen() (running, told bool) {
-	for in := json.NewDecoder(p.conn); ; {
+	message := make([]byte, maxMessage)
+	for {
+		n, err := p.conn.Read(message)
 		var e event
-		if in.Decode(&e) != nil {
+		if err != nil || unpack(message[:n], &e) != nil {
 			return running, told
 		}
-		switch {
-		case e.Started:
+		switch e.kind {
+		case builderStarted:
 			running = true
 			close(p.started)
-		case e.Shown != nil:
-			p.shown <- e.Shown
-		case e.Failed != nil && running:
-			told, p.exitErr = true, e.Failed.err()
+		case mountShown:
+			p.shown <- &e.report
+		case builderFailed:
+			told = true
+			if running {
+				p.exitErr = e.report.err()
+			} else {
+				p.startErr = e.report.err()
+			}
 			p.killCgroup()
-		case e.Failed != nil:
-			told, p.startErr = true, e.Failed.err()
-			p.killCgroup()
-		case e.Exited != nil:
-			told, p.exit = true, Exit{Status: e.Exited.Status, User: e.Exited.User, System: e.Exited.System}
+		case builderEnded:
+			told, p.exit = true, Exit{Status: e.ending.Status, User: e.ending.User, System: e.ending.System}
 			p.killCgroup()
 		}
 	}
@@ -173,11 +176,7 @@ func (p *Process) Show(ctx context.Context, source, target string) error {
 	}
 	p.showing.Lock()
 	defer p.showing.Unlock()
-	b, err := json.Marshal(order{Source: []byte(source), Target: []byte(target)})
-	if err != nil {
-		return err
-	}
-	if _, err := p.conn.Write(append(b, '\n')); err != nil {
+	if _, err := p.conn.Write(packUp(&order{source, target})); err != nil {
 		return fmt.Errorf("show %s in the sandbox: %w", target, err)
 	}
 	select {

@@ -7,6 +7,8 @@ import (
 	"fmt"
 	"net"
 	"os"
+	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 
@@ -39,8 +41,24 @@ func TestMain(m *testing.M) {
 }
 
 // program makes a builder of one of the programs.
-func program(s sandbox.Spec, name string, args ...string) sandbox.Spec {
-	s.Self, s.Path, s.Args = true, programPrefix+name, append([]string{programPrefix + name}, args...)
+func program(t testing.TB, s sandbox.Spec, name string, args ...string) sandbox.Spec {
+	t.Helper()
+	// Not every user can go where go has put this program.
+	file := filepath.Join(openScratch(t), "program")
+	content, err := os.ReadFile("/proc/self/exe")
+	if err == nil {
+		err = os.WriteFile(file, content, 0o755)
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	s.Path, s.Args = file, append([]string{programPrefix + name}, args...)
+	if s.Isolation != nil {
+		s.Path = "/program"
+		in := *s.Isolation
+		in.Mounts = append(slices.Clip(in.Mounts), sandbox.Mount{Source: file, Target: s.Path})
+		s.Isolation = &in
+	}
 	return s
 }
 

@@ -15,9 +15,6 @@ type Spec struct {
 	Env []string
 	// Dir is the working directory, as it is called inside.
 	Dir string
-	// Self runs the program that is calling instead of Path, also where its file is
-	// not to be seen.
-	Self bool
 	// Output gets standard output and error. Start does not close it. Standard
 	// input is /dev/null.
 	Output *os.File

@@ -1,50 +1,45 @@
 package sandbox
 
 import (
-	"bufio"
-	"bytes"
-	"encoding/gob"
 	"errors"
 	"fmt"
 	"io"
 	"math"
 	"os"
+	"syscall"
+	"time"
 
 	"golang.org/x/sys/unix"
 )
 
 // A program that imports this package is also the two that stand around bubblewrap,
 // when it is started in these ways. That is looked at while packages are
-// initialised, before most of the program has run. Small programs start in about a
-// millisecond; one as large as strata was seen to take 4 to 7 ms more, each time.
+// initialised, before most of the program has run. How long that takes depends on
+// how large the program is, so that a small one can stand in for it: see program.go.
 const (
 	keeperName = "strata-sandbox-keeper" // argv[0]
-	entryName  = "strata-sandbox-entry"  // argv[0], or argv[1] when bwrap starts it; then a number, see loader
+	entryName  = "strata-sandbox-entry"  // argv[1]; argv[0] is what bwrap starts it by
 
 	namespacesName = "strata-sandbox-namespaces" // argv[0]; of Probe
 )
 
 // Files that the keeper is started with.
 const (
-	keeperConn   = 3 + iota // the connection to who started it
-	keeperSpecFD            // a keeperSpec
-	keeperEntry             // an entrySpec, handed on
-	keeperOutput            // where the builder writes to, handed on
-	keeperCgroup            // the directory of the control group, or /dev/null
-
-	keeperFiles = keeperCgroup - keeperConn + 1
+	keeperConn    = 3 + iota // the connection to who started it
+	keeperSpecFD             // a keeperSpec
+	keeperBuilder            // a builderSpec, for who becomes the builder
+	keeperOutput             // where the builder writes to, handed on
+	keeperCgroup             // the directory of the control group, or /dev/null
 )
 
 // Files that entry is started with.
 const (
-	entrySpecFD = 3 + iota // an entrySpec
-	entryStatus            // it writes readyLine, and what went wrong as a report
+	entrySpecFD = 3 + iota // a builderSpec
+	entryStatus            // a socket on which it sends events: that it is ready, or what went wrong
 	entryGo                // it reads a byte before it executes the builder
 	entryOutput            // where the builder writes to
 	entrySelf              // this executable
 )
-
-const readyLine = "ready\n"
 
 func init() {
 	switch {
@@ -52,7 +47,7 @@ func init() {
 	case os.Args[0] == keeperName:
 		keep()
 		os.Exit(0)
-	case os.Args[0] == entryName, len(os.Args) == 3 && os.Args[0] == selfPath && os.Args[1] == entryName:
+	case len(os.Args) == 2 && os.Args[0] == selfPath && os.Args[1] == entryName:
 		enter()
 	case os.Args[0] == namespacesName:
 		namespaces()
@@ -63,35 +58,126 @@ func init() {
 // selfPath is how entry is called inside, where its file is not to be seen.
 var selfPath = fmt.Sprintf("/proc/self/fd/%d", entrySelf)
 
-// stageEnv is the environment of the stages: they live for a moment, or wait.
-var stageEnv = []string{"GOGC=off", "GOMEMLIMIT=64MiB", "GOMAXPROCS=1"}
+// stageEnv is the environment of the stages: they live for a moment, or wait. The
+// second processor is for the keeper while another thread of its forks.
+var stageEnv = []string{"GOGC=off", "GOMEMLIMIT=64MiB", "GOMAXPROCS=2"}
 
 // keeperSpec is what the keeper is told.
 type keeperSpec struct {
 	Isolation  *Isolation
 	Bwrap      string // path of bubblewrap
-	HasUser    bool   // UID and GID run it; otherwise who runs the keeper
+	HasUser    bool   // UID and GID run it, with Groups outside a sandbox; otherwise who runs the keeper
 	Exclusive  bool   // nothing else runs as that user
 	UID, GID   uint32
+	Groups     []uint32
 	Count      uint32
 	Privileged bool // the caller is root, and so is the keeper in its own right
 	KeepGroups bool
 	HasCgroup  bool
 }
 
-// entrySpec is what entry is told.
-type entrySpec struct {
+func (s *keeperSpec) pack(p *pack) {
+	isolated := s.Isolation != nil
+	p.flag(&isolated)
+	if isolated {
+		if s.Isolation == nil {
+			s.Isolation = new(Isolation)
+		}
+		s.Isolation.pack(p)
+	}
+	text(p, &s.Bwrap)
+	p.flag(&s.HasUser)
+	p.flag(&s.Exclusive)
+	integer(p, &s.UID)
+	integer(p, &s.GID)
+	each(p, &s.Groups, func(gid *uint32) { integer(p, gid) })
+	integer(p, &s.Count)
+	p.flag(&s.Privileged)
+	p.flag(&s.KeepGroups)
+	p.flag(&s.HasCgroup)
+}
+
+func (in *Isolation) pack(p *pack) {
+	each(p, &in.Mounts, func(m *Mount) { m.pack(p) })
+	p.flag(&in.Network)
+	p.flag(&in.KVM)
+	text(p, &in.DevShmSize)
+}
+
+func (m *Mount) pack(p *pack) {
+	integer(p, &m.Kind)
+	text(p, &m.Target)
+	text(p, &m.Source)
+	p.flag(&m.Optional)
+	text(p, &m.Data)
+	integer(p, &m.Mode)
+	text(p, &m.Size)
+}
+
+// builderSpec is what becomes the builder.
+type builderSpec struct {
 	Path, Dir     string
 	Args, Env     []string
-	Self          bool
-	Range         bool // uid 0 of a range: it gets a /sys
-	SetUser       bool // become UID, GID, Groups
-	UID, GID      uint32
-	Groups        []uint32
+	Range         bool    // uid 0 of a range: it gets a /sys
 	Persona       uintptr // flags for personality(2)
 	Filter        bool
 	NewPrivileges bool
 }
+
+func (s *builderSpec) pack(p *pack) {
+	text(p, &s.Path)
+	text(p, &s.Dir)
+	each(p, &s.Args, func(arg *string) { text(p, arg) })
+	each(p, &s.Env, func(variable *string) { text(p, variable) })
+	p.flag(&s.Range)
+	integer(p, &s.Persona)
+	p.flag(&s.Filter)
+	p.flag(&s.NewPrivileges)
+}
+
+// order is what the keeper is told while the builder runs: to show something. The
+// end of the orders is one to kill.
+type order struct{ Source, Target string }
+
+func (o *order) pack(p *pack) {
+	text(p, &o.Source)
+	text(p, &o.Target)
+}
+
+// event is what a stage tells, one message each.
+type event struct {
+	kind   eventKind
+	report report // of builderFailed and mountShown, which was not if there is a Step
+	ending ending // of builderEnded
+}
+
+type eventKind uint8
+
+const (
+	_              eventKind = iota
+	builderStarted           // the builder has been executed
+	builderFailed            // it will not be, or it is not known how it ended
+	mountShown               // an order is carried out
+	builderEnded             // the connection ends when all that is left has been killed
+	entryReady               // the sandbox stands
+)
+
+type ending struct {
+	Status       syscall.WaitStatus
+	User, System time.Duration
+}
+
+func (e *event) pack(p *pack) {
+	integer(p, &e.kind)
+	e.report.pack(p)
+	integer(p, &e.ending.Status)
+	integer(p, &e.ending.User)
+	integer(p, &e.ending.System)
+}
+
+// maxMessage is more than an order or an event can be long, of which each is one
+// message on the connection. The kernel has room for some more.
+const maxMessage = 16 << 10
 
 // report is an error on its way from a stage to who can tell it.
 type report struct {
@@ -101,6 +187,13 @@ type report struct {
 	Exec  bool       // it is the program that cannot be executed
 }
 
+func (r *report) pack(p *pack) {
+	text(p, &r.Step)
+	text(p, &r.Text)
+	integer(p, &r.Errno)
+	p.flag(&r.Exec)
+}
+
 func newReport(step string, err error) *report {
 	if r, ok := errors.AsType[*report](err); ok {
 		return r
@@ -108,7 +201,9 @@ func newReport(step string, err error) *report {
 	if e, ok := errors.AsType[*SetupError](err); ok {
 		step, err = e.Step, e.Err
 	}
-	r := &report{Step: step, Text: err.Error()}
+	const most = maxMessage / 4
+	why := err.Error()
+	r := &report{Step: step[:min(len(step), most)], Text: why[:min(len(why), most)]}
 	errors.As(err, &r.Errno)
 	return r
 }
@@ -138,19 +233,14 @@ func (r *report) err() error {
 	return &SetupError{Step: r.Step, Err: &cause{text: r.Text, errno: r.Errno}}
 }
 
-// sealed puts a value where a stage finds it: in a file in memory. The encoding is
-// gob, since what is in JSON must be UTF-8, and environments need not be.
-func sealed(name string, v any) (*os.File, error) {
-	var b bytes.Buffer
-	if err := gob.NewEncoder(&b).Encode(v); err != nil {
-		return nil, err
-	}
+// sealed puts a value where a stage finds it: in a file in memory.
+func sealed(name string, v packed) (*os.File, error) {
 	fd, err := unix.MemfdCreate(name, unix.MFD_CLOEXEC)
 	if err != nil {
 		return nil, fmt.Errorf("memfd_create: %w", err)
 	}
 	f := os.NewFile(uintptr(fd), name)
-	if _, err := f.WriteAt(b.Bytes(), 0); err != nil {
+	if _, err := f.WriteAt(packUp(v), 0); err != nil {
 		f.Close()
 		return nil, err
 	}
@@ -158,8 +248,12 @@ func sealed(name string, v any) (*os.File, error) {
 }
 
 // unsealed reads what sealed wrote, and closes it.
-func unsealed(fd int, v any) error {
+func unsealed(fd int, v packed) error {
 	f := os.NewFile(uintptr(fd), "specification")
 	defer f.Close()
-	return gob.NewDecoder(bufio.NewReaderSize(io.NewSectionReader(f, 0, math.MaxInt64), 64<<10)).Decode(v)
+	b, err := io.ReadAll(io.NewSectionReader(f, 0, math.MaxInt64))
+	if err != nil {
+		return err
+	}
+	return unpack(b, v)
 }

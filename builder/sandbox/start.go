@@ -77,45 +77,48 @@ func (s *Spec) check() error {
 }
 
 // specs divides a specification between the stages.
-func (s *Spec) specs() (keeperSpec, entrySpec, error) {
+func (s *Spec) specs() (keeperSpec, builderSpec, error) {
 	k := keeperSpec{
 		Isolation: s.Isolation, Count: 1, Privileged: os.Geteuid() == 0,
 		KeepGroups: s.KeepGroups, HasCgroup: s.Cgroup != nil,
 	}
-	e := entrySpec{
-		Path: s.Path, Dir: s.Dir, Args: s.Args, Env: s.Env, Self: s.Self,
+	b := builderSpec{
+		Path: s.Path, Dir: s.Dir, Args: s.Args, Env: s.Env,
 		Persona: persona(s.Platform, s.Linux26), Filter: !s.AllSyscalls, NewPrivileges: s.NewPrivileges,
 	}
 	if u := s.User; u != nil {
 		k.HasUser, k.Exclusive, k.UID, k.GID, k.Count = true, u.lock != nil, u.UID, u.GID, max(u.Count, 1)
-		e.SetUser, e.UID, e.GID, e.Groups = s.Isolation == nil, u.UID, u.GID, u.Groups
-		e.Range = s.Isolation != nil && k.Count > 1
+		if s.Isolation == nil {
+			k.Groups = u.Groups
+		} else {
+			b.Range = k.Count > 1
+		}
 	}
 	if s.Isolation != nil {
 		var err error
 		if k.Bwrap, err = findBwrap(); err != nil {
-			return k, e, &UnavailableError{[]Missing{noBwrap(err)}}
+			return k, b, &UnavailableError{[]Missing{noBwrap(err)}}
 		}
 	}
-	return k, e, nil
+	return k, b, nil
 }
 
 // startKeeper starts the keeper with everything that it needs.
 func (s *Spec) startKeeper() (*Process, error) {
-	keeper, entry, err := s.specs()
+	keeper, builder, err := s.specs()
 	if err != nil {
 		return nil, err
 	}
-	keeperFile, err := sealed("keeper", keeper)
+	keeperFile, err := sealed("keeper", &keeper)
 	if err != nil {
 		return nil, err
 	}
 	defer keeperFile.Close()
-	entryFile, err := sealed("entry", entry)
+	builderFile, err := sealed("builder", &builder)
 	if err != nil {
 		return nil, err
 	}
-	defer entryFile.Close()
+	defer builderFile.Close()
 	null, err := os.OpenFile(os.DevNull, os.O_RDWR, 0)
 	if err != nil {
 		return nil, err
@@ -131,8 +134,8 @@ func (s *Spec) startKeeper() (*Process, error) {
 		cgroup = s.Cgroup.dir
 	}
 	files := []*os.File{null, null, os.Stderr,
-		keeperConn: theirs, keeperSpecFD: keeperFile, keeperEntry: entryFile, keeperOutput: s.Output, keeperCgroup: cgroup}
-	proc, err := os.StartProcess("/proc/self/exe", []string{keeperName},
+		keeperConn: theirs, keeperSpecFD: keeperFile, keeperBuilder: builderFile, keeperOutput: s.Output, keeperCgroup: cgroup}
+	proc, err := os.StartProcess(stageProgram(), []string{keeperName},
 		&os.ProcAttr{Dir: "/", Env: stageEnv, Files: files, Sys: s.keeperAttr()})
 	if err != nil {
 		conn.Close()
@@ -159,7 +162,7 @@ func (s *Spec) keeperAttr() *syscall.SysProcAttr {
 
 // connection makes the two ends of one between us and a keeper.
 func connection() (ours, theirs *os.File, err error) {
-	fds, err := unix.Socketpair(unix.AF_UNIX, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0)
+	fds, err := unix.Socketpair(unix.AF_UNIX, unix.SOCK_SEQPACKET|unix.SOCK_CLOEXEC, 0)
 	if err != nil {
 		return nil, nil, fmt.Errorf("socketpair: %w", err)
 	}

@@ -78,7 +78,7 @@ func TestKill(t *testing.T) {
 }
 
 // openScratch is a directory that all users may write to.
-func openScratch(t *testing.T) string {
+func openScratch(t testing.TB) string {
 	t.Helper()
 	dir := testenv.Scratch(t)
 	if err := os.Chmod(dir, 0o777); err != nil {

@@ -1,0 +1,11 @@
+//go:build embed_stage
+
+package sandbox
+
+import _ "embed"
+
+// embeddedStage is the program of the directory stage, for the same machine. `make
+// build` puts it there.
+//
+//go:embed stage/stage
+var embeddedStage []byte
