@@ -131,7 +131,7 @@ func (c *Config) warnUnknown(name string, o Origin) {
 		return
 	}
 	c.unknown[name] = true
-	c.warn(o, "unknown setting '%.200s'%s", name, didYouMean(name, names))
+	c.warnings = append(c.warnings, Warning{Origin: o, unknown: name})
 }
 
 func didYouMean(name string, known []string) string {
@@ -146,7 +146,15 @@ func (c *Config) warn(o Origin, format string, args ...any) {
 }
 
 // Warnings are about what was passed over, in the order in which it was found.
-func (c *Config) Warnings() []Warning { return slices.Clone(c.warnings) }
+func (c *Config) Warnings() []Warning {
+	list := slices.Clone(c.warnings)
+	for i, w := range list {
+		if w.unknown != "" { // not until now: daemons read settings of every client, and none of these
+			list[i] = Warning{Origin: w.Origin, Text: fmt.Sprintf("unknown setting '%.200s'%s", w.unknown, didYouMean(w.unknown, names))}
+		}
+	}
+	return list
+}
 
 // HasFeature tells whether an experimental feature is on.
 func (c *Config) HasFeature(name string) bool { return c.features[name] }

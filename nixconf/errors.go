@@ -57,6 +57,8 @@ func fault(o Origin, format string, args ...any) error {
 type Warning struct {
 	Origin Origin
 	Text   string
+
+	unknown string // what no setting is called; its likeness is looked for when somebody reads on
 }
 
 // String is the text with its origin.
