@@ -19,6 +19,7 @@ import (
 	"github.com/strata-nix/strata/internal/flock"
 	"github.com/strata-nix/strata/internal/mount"
 	"github.com/strata-nix/strata/overlayfs"
+	"github.com/strata-nix/strata/storepath"
 )
 
 // maxRounds bounds how often a repair is followed by another look: what is mended may
@@ -58,7 +59,8 @@ type examination struct {
 	lock     *flock.Lock
 	report   *Report
 
-	temporary *temporaryRoots // since the round began
+	temporary []*temporaryRoots // of the layers, as they were last read
+	kept      storepath.Set     // see keptFile
 
 	mu     sync.Mutex
 	round  int
@@ -111,6 +113,20 @@ func (x *examination) look() {
 	// another one only root does.
 	initial, err := mount.InitialUserNamespace()
 	x.marks = err == nil && (!initial || os.Geteuid() == 0)
+}
+
+// holdMount keeps anybody from unmounting what is looked at, which would look like the
+// loss of everything.
+func (x *examination) holdMount() (release func()) {
+	if x.Mount == nil {
+		return func() {}
+	}
+	d, err := os.OpenFile(x.RealDir, unix.O_PATH|unix.O_DIRECTORY, 0)
+	x.look() // what is held is what is checked
+	if err != nil {
+		return func() {}
+	}
+	return func() { _ = d.Close() } // nothing was written to it
 }
 
 // selectLayers tells which layers are meant by names or numbers.
@@ -167,8 +183,12 @@ func (x *examination) beginRound(round int) {
 // examine looks at everything, contents only if wanted. The error is the end of ctx.
 func (x *examination) examine(ctx context.Context, contents bool) error {
 	err := x.locked(ctx, func() error {
-		x.look()
-		x.temporary = x.readTemporaryRoots()
+		defer x.holdMount()()
+		x.readTemporaryRoots()
+		var err error
+		if x.kept, err = x.readKept(); err != nil {
+			x.couldNotTell(ctx, err)
+		}
 		for _, c := range x.classes {
 			if c.whole == nil {
 				continue
@@ -224,7 +244,7 @@ func (x *examination) lookAtLines(ctx context.Context, lines []line) error {
 	x.waitForRemovals(ctx)
 	// In this order: what was there before is a temporary root now, or has a row by the
 	// time the rows are read, unless nobody is making it.
-	x.temporary = x.readTemporaryRoots()
+	x.readTemporaryRoots()
 	for _, list := range x.judge(ctx, x.linesOf(ctx, names)) {
 		for _, f := range list {
 			x.found(ctx, x.class(f.Code), f)
@@ -350,9 +370,11 @@ func (x *examination) locked(ctx context.Context, f func() error) error {
 	if x.ReadOnly || x.lock != nil {
 		return f()
 	}
-	lock, err := openCollectorLock(x.StateDir)
+	lock, err := x.openCollectorLock()
 	if err != nil {
-		x.couldNotTell(ctx, err) // what is wrong with it is a class of its own
+		x.couldNotTell(ctx, err)
+	}
+	if lock == nil {
 		return f()
 	}
 	defer func() { _ = lock.Close() }()
@@ -372,11 +394,16 @@ func (x *examination) lockedBeside(ctx context.Context, f func() error) error {
 	return beside.locked(ctx, f)
 }
 
-func openCollectorLock(stateDir string) (*flock.Lock, error) {
-	path := filepath.Join(stateDir, "gc.lock")
-	var st unix.Stat_t
-	if err := unix.Lstat(path, &st); err == nil && st.Mode&unix.S_IFMT != unix.S_IFREG {
-		return nil, fmt.Errorf("'%s' is no regular file, so that garbage may be collected meanwhile", path)
+// openCollectorLock opens Nix's gc.lock. One that is broken is of no use, which is a class
+// of its own.
+func (x *examination) openCollectorLock() (*flock.Lock, error) {
+	state, err := os.Stat(x.StateDir)
+	if err != nil {
+		return nil, err
+	}
+	path := filepath.Join(x.StateDir, collectorLock)
+	if lockFault(path, state) != "" {
+		return nil, nil //nolint:nilnil // see above
 	}
 	return flock.Open(path)
 }

@@ -24,15 +24,26 @@ type temporaryRoots struct {
 // maxTemporaryRoots bounds what is read of one file.
 const maxTemporaryRoots = 64 << 20
 
-func (t *temporaryRoots) has(l *line) bool {
-	return t != nil && !l.path.IsZero() && t.hashParts[l.path.HashPart()]
+// temporarily tells whether somebody keeps alive in a layer what a line is about.
+func (x *examination) temporarily(layer int, l *line) bool {
+	return !l.path.IsZero() && x.temporary[layer].hashParts[l.path.HashPart()]
 }
 
-// readTemporaryRoots reads them without changing anything. What cannot be read
-// is passed over: its roots are looked at again when something is deleted.
-func (x *examination) readTemporaryRoots() *temporaryRoots {
+// readTemporaryRoots reads those of all layers without changing anything.
+func (x *examination) readTemporaryRoots() {
+	x.temporary = make([]*temporaryRoots, len(x.Layers))
+	for i := range x.Layers {
+		x.temporary[i] = x.temporaryRootsOf(x.Layers[i].StateDir)
+	}
+}
+
+// temporaryRootsOf passes over what cannot be read.
+func (x *examination) temporaryRootsOf(stateDir string) *temporaryRoots {
 	t := &temporaryRoots{hashParts: map[string]bool{}}
-	dir := filepath.Join(x.StateDir, "temproots")
+	if stateDir == "" {
+		return t
+	}
+	dir := filepath.Join(stateDir, temporaryDir)
 	list, err := os.ReadDir(dir)
 	if err != nil {
 		return t

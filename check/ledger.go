@@ -108,7 +108,7 @@ func (x *examination) linesOf(ctx context.Context, names []string) []line {
 	for _, n := range names {
 		b.add(n)
 	}
-	x.ask(ctx, b.lines, func(int) bool { return false })
+	x.ask(ctx, b.lines, nil)
 	return b.lines
 }
 
@@ -137,16 +137,13 @@ func (b *batch) reset() {
 }
 
 // ask asks the layers that are not known yet about lines: the first about all, the
-// others about what concerns the first.
+// others about what concerns the first. Without known all are asked about all.
 func (x *examination) ask(ctx context.Context, lines []line, known func(layer int) bool) {
 	for i := range x.Layers {
-		if known(i) {
+		if known != nil && known(i) {
 			continue
 		}
-		if i == 0 && !x.selected[0] && known(1) {
-			continue // only lowers are checked
-		}
-		if err := x.askLayer(ctx, i, lines); err != nil {
+		if err := x.askLayer(ctx, i, lines, i > 0 && known != nil); err != nil {
 			for n := range lines {
 				lines[n].at[i] = presence{unknown: true}
 			}
@@ -155,14 +152,14 @@ func (x *examination) ask(ctx context.Context, lines []line, known func(layer in
 	}
 }
 
-func (x *examination) askLayer(ctx context.Context, i int, lines []line) error {
+func (x *examination) askLayer(ctx context.Context, i int, lines []line, ofUpper bool) error {
 	layer := &x.Layers[i]
 	var asked []*line
 	var paths []storepath.Path
 	for n := range lines {
 		l := &lines[n]
-		if i > 0 && !l.at[0].row && l.at[0].typ == 0 && x.selected[0] {
-			continue // nothing of it concerns the upper
+		if ofUpper && !l.at[0].row && l.at[0].typ == 0 {
+			continue
 		}
 		asked = append(asked, l)
 		if p, err := storepath.ParseBase(l.name); err == nil {

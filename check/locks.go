@@ -30,8 +30,14 @@ func findBrokenLocks(_ context.Context, x *examination, say func(*Finding)) erro
 	return nil
 }
 
+// What processes lock, in the state directory.
+const (
+	collectorLock = "gc.lock"
+	temporaryDir  = "temproots"
+)
+
 func (x *examination) locks() []string {
-	return []string{filepath.Join(x.StateDir, "gc.lock"), filepath.Join(x.StateDir, "temproots")}
+	return []string{filepath.Join(x.StateDir, collectorLock), filepath.Join(x.StateDir, temporaryDir)}
 }
 
 // lockFault says what is wrong with a lock file, or a directory of them; one that is
@@ -39,7 +45,7 @@ func (x *examination) locks() []string {
 func lockFault(path string, state fs.FileInfo) string {
 	const needed = 0o600
 	fi, err := os.Lstat(path)
-	dir := filepath.Base(path) == "temproots"
+	dir := filepath.Base(path) == temporaryDir
 	switch {
 	case errors.Is(err, fs.ErrNotExist):
 		return ""
@@ -74,7 +80,7 @@ func mendLock(_ context.Context, r *repairs, f *Finding) error {
 	if fi.IsDir() {
 		wanted = 0o755
 	}
-	if isDir := filepath.Base(f.Path) == "temproots"; fi.IsDir() != isDir || !fi.IsDir() && !fi.Mode().IsRegular() {
+	if isDir := filepath.Base(f.Path) == temporaryDir; fi.IsDir() != isDir || !fi.IsDir() && !fi.Mode().IsRegular() {
 		if err := putAside(f.Path); err != nil {
 			return err
 		}

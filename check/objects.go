@@ -48,6 +48,10 @@ func mendObject(ctx context.Context, r *repairs, f *Finding) error {
 		return nil // it is not valid any more
 	case info == nil:
 		return errOfLower // and the upper does not need it
+	case f.layer != 0:
+		if l := r.linesOf(ctx, []string{f.name}); l[0].at[0].object() {
+			return errOfLower // and the upper has its own
+		}
 	}
 	return r.restore(ctx, f, info)
 }
@@ -56,6 +60,9 @@ func mendObject(ctx context.Context, r *repairs, f *Finding) error {
 // are registered: from another layer, which costs least, from a substituter, from a new
 // build.
 func (r *repairs) restore(ctx context.Context, f *Finding, info *store.PathInfo) error {
+	if err := r.forgetViews(ctx); err != nil {
+		return err
+	}
 	if f.Code != LowerRowMissing && r.intact(ctx, info) {
 		return nil // somebody else has done it
 	}
@@ -72,6 +79,9 @@ func (r *repairs) restore(ctx context.Context, f *Finding, info *store.PathInfo)
 		if way.get == nil {
 			continue
 		}
+		if err := r.keepIfClaimed(ctx, info); err != nil {
+			return err
+		}
 		err := way.get(ctx, info)
 		crashpoint.Reached("check: object brought back from " + way.from)
 		if err == nil && !r.intact(ctx, info) {
@@ -87,6 +97,24 @@ func (r *repairs) restore(ctx context.Context, f *Finding, info *store.PathInfo)
 		why = fmt.Errorf("%w; from %s: %w", why, way.from, err)
 	}
 	return r.drop(ctx, f, why)
+}
+
+// keepIfClaimed notes that the upper is about to get a copy of what a lower claims to have.
+func (r *repairs) keepIfClaimed(ctx context.Context, info *store.PathInfo) error {
+	l := &r.linesOf(ctx, []string{info.Path.Base()})[0]
+	if i := l.shown(); i == 0 || !l.at[i].row || l.at[i].hash != info.NarHash || r.holds(ctx, r.layerFile(i, info.Path), info) {
+		return nil
+	}
+	return r.keep(info.Path)
+}
+
+// forgetViews makes the kernel forget, once, what it has seen of layers that have lost it.
+func (r *repairs) forgetViews(ctx context.Context) error {
+	if r.refreshed || len(r.Layers) == 1 || !r.mounted {
+		return nil
+	}
+	r.refreshed = true
+	return r.refresh(ctx)
 }
 
 // intact tells whether what shows is what is registered.

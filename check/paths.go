@@ -112,7 +112,7 @@ func findHidingObject(x *examination, l *line, say func(*Finding)) {
 			continue
 		}
 		below := slices.IndexFunc(l.at[i+1:], func(q presence) bool { return q.row && q.object() })
-		if below < 0 || i == 0 && x.temporary.has(l) {
+		if below < 0 || x.temporarily(i, l) {
 			continue
 		}
 		say(&Finding{layer: i, Detail: "it hides that of " + x.Layers[i+1+below].Name})
@@ -157,7 +157,7 @@ func viewError(err error) string {
 }
 
 func findDuplicate(x *examination, l *line, say func(*Finding)) {
-	if len(l.at) == 1 || !l.ofObject() || !l.at[0].row || !l.at[0].object() {
+	if len(l.at) == 1 || !l.ofObject() || !l.at[0].row || !l.at[0].object() || x.kept.Has(l.path) {
 		return
 	}
 	i := l.shown()
@@ -177,7 +177,7 @@ func findStray(x *examination, l *line, say func(*Finding)) {
 		return
 	}
 	for i, p := range l.at {
-		if p.object() && (i == 0 || x.listed(i)) && !(i == 0 && x.temporary.has(l)) {
+		if p.object() && (i == 0 || x.listed(i)) && !x.temporarily(i, l) {
 			say(&Finding{layer: i})
 			return
 		}
@@ -205,7 +205,7 @@ func findLeftover(x *examination, l *line, say func(*Finding)) {
 			return
 		}
 	case chrootName:
-		if x.temporary.has(l) || x.heldLock(l.path) {
+		if x.temporarily(0, l) || x.heldLock(l.path) {
 			return
 		}
 	default:

@@ -13,7 +13,8 @@ import (
 // repairs mends what a round has found, class by class in the order of the table.
 type repairs struct {
 	*examination
-	mended bool
+	mended    bool
+	refreshed bool
 }
 
 // repair mends what can be mended, and tells whether anything was.

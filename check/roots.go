@@ -182,7 +182,7 @@ func findTemporaryRootsOfDead(_ context.Context, x *examination, say func(*Findi
 	if !x.selected[0] {
 		return nil
 	}
-	for _, path := range x.temporary.dead {
+	for _, path := range x.temporary[0].dead {
 		say(&Finding{Path: visible(path), data: path})
 	}
 	notes, _ := filepath.Glob(filepath.Join(globQuoted(x.StateDir), removalNotes))

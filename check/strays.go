@@ -37,7 +37,7 @@ func mendStrays(ctx context.Context, r *repairs, fs []*Finding) {
 func (r *repairs) deleteStrays(ctx context.Context, fs []*Finding) {
 	var delete []*Finding
 	for _, f := range fs {
-		if !f.path.IsZero() && r.Tools.Lock != nil {
+		if f.name == f.path.Base() && r.Tools.Lock != nil {
 			unlock, err := r.Tools.Lock(ctx, f.path)
 			if err == nil && unlock == nil {
 				err = errors.New("somebody is making it")
@@ -50,7 +50,7 @@ func (r *repairs) deleteStrays(ctx context.Context, fs []*Finding) {
 		}
 		delete = append(delete, f)
 	}
-	r.temporary = r.readTemporaryRoots()
+	r.readTemporaryRoots()
 	lines := r.linesOf(ctx, namesOf(delete))
 	var still []*Finding
 	for i, f := range delete {
