@@ -48,9 +48,12 @@ func (p *Place) each(ctx context.Context, f func(Entry) error) (Terms, error) {
 	if err != nil {
 		return t, err
 	}
-	g, ctx := errgroup.WithContext(ctx)
+	g, reading := errgroup.WithContext(ctx)
 	g.SetLimit(readers)
-	for info, err := range p.objects.List(ctx, leasesDir) {
+	for info, err := range p.objects.List(reading, leasesDir) {
+		if reading.Err() != nil {
+			break
+		}
 		if err != nil {
 			_ = g.Wait() // the cause is that the list has failed
 			return t, fmt.Errorf("listing the leases in '%s': %w", p.name, err)
@@ -59,7 +62,7 @@ func (p *Place) each(ctx context.Context, f func(Entry) error) (Terms, error) {
 			continue
 		}
 		g.Go(func() error {
-			e, there := p.entry(ctx, t, info.Name)
+			e, there := p.entry(reading, t, info.Name)
 			if !there {
 				return nil
 			}
