@@ -2,7 +2,6 @@ package lazy
 
 import (
 	"context"
-	"errors"
 	"io"
 
 	"github.com/strata-nix/strata/nar"
@@ -24,16 +23,9 @@ type Origin struct {
 // Lister is an origin that knows the tree of an object without giving its contents:
 // a binary cache with ".ls" files. What it says is not signed.
 type Lister interface {
-	// NarListing gives the listing of a valid path. ErrNoListing: there is none.
+	// NarListing gives the listing of a valid path, fs.ErrNotExist if there is none.
 	NarListing(ctx context.Context, p storepath.Path) (*nar.Listing, error)
 }
-
-// ErrNoListing and ErrNoIndex: the origin has none of this object, and the object has
-// to do without.
-var (
-	ErrNoListing = errors.New("no listing of this object")
-	ErrNoIndex   = errors.New("no index of this object")
-)
 
 // RangeOpener is an origin that gives parts of NARs: of uncompressed ones, or
 // of such as are compressed in pieces.
@@ -47,7 +39,7 @@ type RangeOpener interface {
 // Indexer is an origin that has indexes of objects.
 type Indexer interface {
 	// NarIndex gives the index of a valid path, as info describes it. It has been checked by
-	// then: a key that is trusted has signed it together with info's NAR hash. ErrNoIndex: there
-	// is none that could be believed.
+	// then: a key that is trusted has signed it together with info's NAR hash. fs.ErrNotExist:
+	// there is none that could be believed.
 	NarIndex(ctx context.Context, info *store.PathInfo) (*Index, error)
 }

@@ -1,0 +1,269 @@
+package lazy
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"sync"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/strata-nix/strata/internal/flock"
+	"github.com/strata-nix/strata/store"
+	"github.com/strata-nix/strata/storepath"
+)
+
+// ErrUnavailable: no origin could give an object.
+var ErrUnavailable = errors.New("object cannot be had")
+
+// errStalled ends a transfer that makes no progress.
+var errStalled = errors.New("nothing has come for too long")
+
+// fetcher makes objects come, each once for all who wait for it.
+type fetcher struct {
+	s *Store
+
+	mu     sync.Mutex
+	jobs   map[storepath.Path]*job
+	failed map[storepath.Path]failure
+}
+
+// job is an object that is on its way.
+type job struct {
+	done    chan struct{} // closed when the outcome is certain
+	err     error         // if so
+	waiting int
+	cancel  context.CancelFunc
+}
+
+// failure is why an object could not be had a moment ago. Whoever asks again at once gets the
+// same answer, so that a hundred readers do not make a hundred attempts.
+type failure struct {
+	err   error
+	until time.Time
+}
+
+// failurePause is for how long nothing is tried again that failed.
+const failurePause = 5 * time.Second
+
+func newFetcher(s *Store) *fetcher {
+	return &fetcher{s: s, jobs: map[storepath.Path]*job{}, failed: map[storepath.Path]failure{}}
+}
+
+// fetch returns when the object is here, verified. When nobody waits for it any more, it is given up.
+func (f *fetcher) fetch(ctx context.Context, info *store.PathInfo) error {
+	for {
+		err := f.join(ctx, info)
+		if !errors.Is(err, context.Canceled) || ctx.Err() != nil {
+			return err
+		}
+		// It was given up in the moment in which we came.
+	}
+}
+
+func (f *fetcher) join(ctx context.Context, info *store.PathInfo) error {
+	p := info.Path
+	f.mu.Lock()
+	if past, ok := f.failed[p]; ok {
+		if time.Now().Before(past.until) {
+			f.mu.Unlock()
+			return past.err
+		}
+		delete(f.failed, p)
+	}
+	j := f.jobs[p]
+	if j == nil {
+		work, cancel := context.WithCancel(context.WithoutCancel(ctx))
+		j = &job{done: make(chan struct{}), cancel: cancel}
+		f.jobs[p] = j
+		go f.run(work, j, info)
+	}
+	j.waiting++
+	f.mu.Unlock()
+	select {
+	case <-j.done:
+	case <-ctx.Done():
+	}
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if j.waiting--; j.waiting == 0 {
+		j.cancel()
+	}
+	select {
+	case <-j.done:
+		return j.err
+	default:
+		return ctx.Err()
+	}
+}
+
+// run does a job. The object can be read as soon as it is verified; to bring it to disk may
+// take as long as it likes.
+func (f *fetcher) run(ctx context.Context, j *job, info *store.PathInfo) {
+	p := info.Path
+	finish := func(err error) {
+		f.mu.Lock()
+		defer f.mu.Unlock()
+		if f.jobs[p] == j {
+			delete(f.jobs, p)
+		}
+		if err != nil && ctx.Err() == nil {
+			f.failed[p] = failure{err, time.Now().Add(failurePause)}
+		}
+		j.err = err
+		close(j.done)
+	}
+	lock, err := f.s.o.Cache.lockFetch(ctx, p)
+	if err != nil {
+		finish(err)
+		return
+	}
+	defer lock.Close()
+	if f.s.o.Cache.Has(p) {
+		finish(nil) // another process was quicker
+		return
+	}
+	st, err := f.s.obtain(ctx, info)
+	if err != nil {
+		if ctx.Err() == nil {
+			f.s.count.failed.Add(1)
+			f.s.o.Log.Error(err.Error())
+		}
+		finish(err)
+		return
+	}
+	c := f.s.o.Cache
+	c.stage(st)
+	finish(nil)
+	if err := st.publish(); err != nil {
+		f.s.o.Log.Warn(fmt.Sprintf("'%s' is not kept: %v", p, err))
+	}
+	c.unstage(st)
+}
+
+// lockFetch keeps other processes from fetching the same object.
+func (c *Cache) lockFetch(ctx context.Context, p storepath.Path) (*flock.Lock, error) {
+	return flock.OpenLive(ctx, c.at(fetchDir, p.HashPart()), nil)
+}
+
+// stage makes a verified object readable that is not published yet.
+func (c *Cache) stage(st *stage) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.staged[st.info.Path] = st
+}
+
+func (c *Cache) unstage(st *stage) {
+	c.mu.Lock()
+	delete(c.staged, st.info.Path)
+	c.mu.Unlock()
+	st.remove()
+}
+
+// obtain gets an object from the first origin that gives the promised one.
+func (s *Store) obtain(ctx context.Context, info *store.PathInfo) (*stage, error) {
+	var errs []error
+	for _, from := range s.origins(ctx) {
+		st, err := s.obtainFrom(ctx, from, info)
+		if err == nil {
+			s.count.fetched.Add(1)
+			return st, nil
+		}
+		if ctx.Err() != nil {
+			return nil, context.Cause(ctx)
+		}
+		errs = append(errs, err)
+		if errors.Is(err, unix.ENOSPC) || errors.Is(err, unix.EDQUOT) {
+			break // that is not the origin's fault
+		}
+	}
+	return nil, s.unavailable(info.Path, errs)
+}
+
+// obtainFrom gets an object from one origin, into a stage, verified.
+func (s *Store) obtainFrom(ctx context.Context, from *origin, info *store.PathInfo) (_ *stage, err error) {
+	w := newWatchdog(ctx, s.o.Patience)
+	defer w.stop()
+	r, err := s.openFrom(store.Verifying(w.ctx), from, info)
+	if err != nil {
+		return nil, w.explain(err)
+	}
+	defer r.Close()
+	st, err := s.o.Cache.newStage(info)
+	if err != nil {
+		return nil, err
+	}
+	st.origin = from.Store.URI()
+	if err := st.unpack(w.ctx, w.reader(r, &s.count.bytes)); err != nil {
+		st.remove()
+		return nil, w.explain(fmt.Errorf("from '%s': %w", from.Store.URI(), err))
+	}
+	return st, nil
+}
+
+// unavailable says why nobody could give an object.
+func (s *Store) unavailable(p storepath.Path, errs []error) error {
+	if len(errs) == 0 {
+		why := "no cache has it"
+		if s.o.Offline {
+			why = "it is not here, and nobody may be asked"
+		}
+		return fmt.Errorf("'%s': %w: %s", s.o.Dir.Print(p), ErrUnavailable, why)
+	}
+	return fmt.Errorf("'%s': %w: %w", s.o.Dir.Print(p), ErrUnavailable, oneLine(errs))
+}
+
+// oneLine joins errors in a line.
+func oneLine(errs []error) error {
+	err := errs[0]
+	for _, e := range errs[1:] {
+		err = fmt.Errorf("%w; %w", err, e)
+	}
+	return err
+}
+
+// watchdog ends a transfer that makes no progress.
+type watchdog struct {
+	ctx      context.Context //nolint:containedctx // of the one transfer that this is
+	cancel   context.CancelCauseFunc
+	timer    *time.Timer
+	patience time.Duration
+}
+
+func newWatchdog(ctx context.Context, patience time.Duration) *watchdog {
+	w := &watchdog{patience: patience}
+	w.ctx, w.cancel = context.WithCancelCause(ctx)
+	w.timer = time.AfterFunc(patience, func() { w.cancel(errStalled) })
+	return w
+}
+
+func (w *watchdog) stop() {
+	w.timer.Stop()
+	w.cancel(nil)
+}
+
+// explain says that it was the watchdog, if it was.
+func (w *watchdog) explain(err error) error {
+	if errors.Is(context.Cause(w.ctx), errStalled) && !errors.Is(err, errStalled) {
+		return fmt.Errorf("%w (%s): %w", errStalled, w.patience, err)
+	}
+	return err
+}
+
+// reader tells the watchdog of what comes, and counts it.
+func (w *watchdog) reader(r io.Reader, count interface{ Add(int64) int64 }) io.Reader {
+	return readerFunc(func(p []byte) (int, error) {
+		n, err := r.Read(p)
+		if n > 0 {
+			w.timer.Reset(w.patience)
+			count.Add(int64(n))
+		}
+		return n, err
+	})
+}
+
+type readerFunc func([]byte) (int, error)
+
+func (f readerFunc) Read(p []byte) (int, error) { return f(p) }

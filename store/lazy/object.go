@@ -1,0 +1,139 @@
+package lazy
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"sync/atomic"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/strata-nix/strata/fusefs"
+	"github.com/strata-nix/strata/store"
+)
+
+// object is one that a mount shows.
+type object struct {
+	o      *Objects
+	number uint64
+	info   *store.PathInfo
+	tree   *fusefs.Tree
+	// verified tells that the tree is that of the true object.
+	verified atomic.Bool
+	// dead tells that it is not, and that nobody may go on with it.
+	dead atomic.Bool
+}
+
+var _ fusefs.Object = (*object)(nil)
+
+// Number is that of the table.
+func (ob *object) Number() uint64 { return ob.number }
+
+// Tree is as it was when the number was given out.
+func (ob *object) Tree() *fusefs.Tree { return ob.tree }
+
+// Readlink gives a target, of a tree that is certain.
+func (ob *object) Readlink(ctx context.Context, node uint32) (string, error) {
+	if err := ob.verify(ctx); err != nil {
+		return "", err
+	}
+	return ob.tree.Node(node).Target, nil
+}
+
+// ReadAt reads from a file, which is fetched with its object if it is not here.
+func (ob *object) ReadAt(ctx context.Context, node uint32, p []byte, off int64) (int, error) {
+	size := ob.tree.Node(node).Size
+	if off >= size {
+		return 0, nil
+	}
+	p = p[:min(int64(len(p)), size-off)]
+	for range 3 { // it may be evicted as soon as it has come
+		if err := ob.verify(ctx); err != nil {
+			return 0, err
+		}
+		n, err := ob.readHere(node, p, off)
+		if !errors.Is(err, errAbsent) {
+			return n, err
+		}
+		if err := ob.o.fetch.fetch(ctx, ob.info); err != nil {
+			return 0, err
+		}
+	}
+	return 0, fmt.Errorf("'%s': %w: it is evicted as soon as it comes", ob.info.Path, ErrUnavailable)
+}
+
+// readHere reads from the object as it is in the cache; errAbsent if it is not.
+func (ob *object) readHere(node uint32, p []byte, off int64) (int, error) {
+	c := ob.o.s.o.Cache
+	name := ob.tree.Path(node)
+	fd, err := c.open(ob.info.Path, name)
+	if err != nil {
+		return 0, ob.damaged(name, err)
+	}
+	defer unix.Close(fd)
+	c.touch(ob.info.Path)
+	done := 0
+	for done < len(p) {
+		n, err := unix.Pread(fd, p[done:], off+int64(done))
+		switch {
+		case err == unix.EINTR:
+		case err != nil:
+			return done, ob.damaged(name, err)
+		case n == 0:
+			return done, ob.damaged(name, errors.New("is shorter than it was"))
+		default:
+			done += n
+		}
+	}
+	return done, nil
+}
+
+// damaged tells of a file of the cache that is not what it was.
+func (ob *object) damaged(name string, err error) error {
+	if errors.Is(err, errAbsent) {
+		return err
+	}
+	err = &store.DamageError{Layer: "cache of lazy objects '" + ob.o.s.o.Cache.Dir() + "'", Path: ob.info.Path.Base() + "/" + name, Why: "a file cannot be read", Err: err}
+	ob.o.s.count.failed.Add(1)
+	ob.o.s.o.Log.Error(err.Error())
+	return err
+}
+
+// verify makes sure that the tree is the right one, which a listing may not have told.
+func (ob *object) verify(ctx context.Context) error {
+	if ob.dead.Load() {
+		return fusefs.ErrStale
+	}
+	if ob.verified.Load() {
+		return nil
+	}
+	for range 3 {
+		t, err := ob.o.s.o.Cache.treeHere(ob.info.Path)
+		if err == nil {
+			return ob.compare(t)
+		}
+		if !errors.Is(err, fs.ErrNotExist) {
+			return err
+		}
+		if err := ob.o.fetch.fetch(ctx, ob.info); err != nil {
+			return err
+		}
+	}
+	return fmt.Errorf("'%s': %w: it is evicted as soon as it comes", ob.info.Path, ErrUnavailable)
+}
+
+// compare holds the tree against the true one.
+func (ob *object) compare(t *fusefs.Tree) error {
+	if bytes.Equal(t.Encoded(), ob.tree.Encoded()) {
+		ob.verified.Store(true)
+		return nil
+	}
+	if !ob.dead.Swap(true) {
+		ob.o.s.count.lied.Add(1)
+		ob.o.s.o.Log.Error(fmt.Sprintf("the listing of '%s' was not that of the object; whoever has it open has to open it again", ob.info.Path))
+	}
+	ob.o.drop(ob)
+	return fusefs.ErrStale
+}
