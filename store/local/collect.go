@@ -34,6 +34,11 @@ func (s *Store) CollectGarbage(ctx context.Context, o store.GCOptions) (*store.G
 	if deletes {
 		s.db.SpendReserve() // the disk may be full
 		defer s.db.Reserve()
+		var over func()
+		if ctx, over, err = s.announceCollection(ctx); err != nil {
+			return nil, err
+		}
+		defer over()
 	}
 	parts := s.garbageParts()
 	links := &links{s: s}
@@ -58,6 +63,7 @@ func (s *Store) garbageParts() gc.Parts {
 		Invalidate:  s.invalidate,
 		Present:     s.present,
 		Busy:        s.busy,
+		MoreRoots:   s.leasedRoots,
 	}
 }
 

@@ -4,6 +4,7 @@ import (
 	"path/filepath"
 
 	"github.com/strata-nix/strata/builder"
+	"github.com/strata-nix/strata/lease"
 	"github.com/strata-nix/strata/store"
 	"github.com/strata-nix/strata/storepath"
 	"github.com/strata-nix/strata/substitute"
@@ -51,6 +52,12 @@ type Options struct {
 	AllowSymlinkedStore   bool   // "allow-symlinked-store"
 	CADerivations         bool   // the experimental feature ca-derivations is on
 	GitHashing            bool   // the experimental feature git-hashing is on
+
+	// Leases is the place in which those who have this store for a lower say what they
+	// use of it; nil: there is none. SkipLeases are consumers whose leases keep nothing,
+	// and need not be readable.
+	Leases     *lease.Place
+	SkipLeases []string
 
 	// Pool opens the stores that objects come from; nil: there are none.
 	Pool *substitute.Pool
