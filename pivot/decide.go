@@ -107,7 +107,7 @@ func (m *maker) findLacking(ctx context.Context) error {
 		if err != nil {
 			return err
 		}
-		old, where, err := layers(m.Old).infos(ctx, paths)
+		old, where, err := layers(m.Old).alike(ctx, paths, here)
 		if err != nil {
 			return err
 		}
@@ -115,7 +115,7 @@ func (m *maker) findLacking(ctx context.Context) error {
 			switch {
 			case here[k] == nil:
 				return &store.InvalidPathError{Path: m.Dir.Print(paths[k])} // deleted while we look
-			case old[k] != nil && old[k].NarHash == here[k].NarHash && m.Unreadable[paths[k]] == nil:
+			case old[k] != nil && m.Unreadable[paths[k]] == nil:
 				m.take(i, here[k], m.Old[where[k]].Name)
 			default:
 				lost[paths[k]] = here[k]

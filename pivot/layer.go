@@ -126,11 +126,11 @@ func (m *maker) judgePart(ctx context.Context, i int, here *store.PathInfo, inNe
 	p := m.g.Path(i)
 	whole := false
 	if !inNew && here != nil {
-		infos, _, err := layers(m.Old).infos(ctx, []storepath.Path{p})
+		infos, _, err := layers(m.Old).alike(ctx, []storepath.Path{p}, []*store.PathInfo{here})
 		if err != nil {
 			return err
 		}
-		if infos[0] == nil || infos[0].NarHash != here.NarHash {
+		if infos[0] == nil {
 			got, err := hashTree(ctx, filepath.Join(m.Layer, p.Base()))
 			if err != nil {
 				return err

@@ -91,6 +91,16 @@ type layers []Lower
 // infos gives for each of paths the info and the number of the lower that has it; nil
 // and -1 if none has.
 func (ls layers) infos(ctx context.Context, paths []storepath.Path) (infos []*store.PathInfo, where []int, err error) {
+	return ls.find(ctx, paths, func(int, *store.PathInfo) bool { return true })
+}
+
+// alike is infos for those that have the contents that are known.
+func (ls layers) alike(ctx context.Context, paths []storepath.Path, known []*store.PathInfo) (infos []*store.PathInfo, where []int, err error) {
+	return ls.find(ctx, paths, func(i int, info *store.PathInfo) bool { return known[i] != nil && info.NarHash == known[i].NarHash })
+}
+
+// find is infos for what a lower has that is right. right gets the place of the path in the list.
+func (ls layers) find(ctx context.Context, paths []storepath.Path, right func(i int, info *store.PathInfo) bool) (infos []*store.PathInfo, where []int, err error) {
 	infos, where = make([]*store.PathInfo, len(paths)), make([]int, len(paths))
 	rest, at := paths, make([]int, len(paths))
 	for i := range at {
@@ -108,7 +118,7 @@ func (ls layers) infos(ctx context.Context, paths []storepath.Path) (infos []*st
 		var nextAt []int
 		for k, info := range answers {
 			there := false
-			if info != nil {
+			if info != nil && right(at[k], info) {
 				if there, err = l.has(rest[k]); err != nil {
 					return nil, nil, l.wrap(err)
 				}

@@ -73,7 +73,7 @@ func (s *Stack) begin() error {
 	if err != nil {
 		return err
 	}
-	s.old = old.Mounts
+	s.old = uncovered(old.Mounts)
 	return s.checkDetached(old.Detached)
 }
 

@@ -43,6 +43,9 @@ type Config struct {
 	// WaitForLowers is how long to wait for lowers that are not there yet
 	// ("wait-for-lowers").
 	WaitForLowers time.Duration
+	// OnLowerChange says what happens when the stack comes up and its lowers are not
+	// those that the upper was made for ("on-lower-change"); PivotOnChange unless set.
+	OnLowerChange OnLowerChange
 	// Settings are settings of nix.conf for this stack alone ("settings").
 	Settings map[string]string
 	// GC is the policy by which garbage of the upper is collected ("gc").

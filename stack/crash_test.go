@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"os"
 	"os/exec"
+	"path/filepath"
 	"slices"
 	"strconv"
 	"testing"
@@ -150,19 +151,27 @@ func TestMountsOfAKilledProcessAreTakenOver(t *testing.T) {
 		has(t, s, a)
 		crash(t, s)
 
-		// Other lowers are another mount, and the old one is in use.
+		// Other lowers are another mount. The old one is in use, and goes on read-only.
 		c.Lowers = c.Lowers[:1]
-		_, err := Assemble(t.Context(), resolved(t, c), parts())
-		var le *LeftoverError
-		var busy *overlayfs.BusyError
-		if !errors.As(err, &le) || le.Role != roleStore || !errors.As(err, &busy) {
-			t.Fatalf("%v", err)
-		}
-		_, _ = user.Process.Kill(), user.Wait()
 		s = w.up(t, c)
 		if len(s.run.Mounts) == 0 || s.run.Mounts[0].Record.UniqueID == first[0].Record.UniqueID {
 			t.Error("the mount of other lowers was taken over")
 		}
+		has(t, s, a)
+		cwd := fmt.Sprintf("/proc/%d/cwd", user.Process.Pid)
+		if _, err := os.Lstat(filepath.Join(cwd, a.Path().Base())); err != nil {
+			t.Errorf("what runs over the old mount lost it: %v", err)
+		}
+		if err := os.Mkdir(filepath.Join(cwd, "x"), 0o755); !errors.Is(err, unix.EROFS) {
+			t.Errorf("the old mount can be written to: %v", err)
+		}
+		addTo(t, s.Store, object(t, "c"))
+
+		// That it still is in use does not keep the upper from being mounted again.
+		w.takeDown(t, s)
+		s = w.up(t, c)
+		has(t, s, object(t, "c"))
+		_, _ = user.Process.Kill(), user.Wait()
 		w.takeDown(t, s)
 	})
 }

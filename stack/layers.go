@@ -17,12 +17,15 @@ func (s *Stack) openLowers(ctx context.Context, lowers []*found) error {
 			return err
 		}
 		s.lowers = append(s.lowers, l)
-		d, _ := store.As[store.Directory](l)
-		s.run.Lowers = append(s.run.Lowers, RunLower{
-			Name: f.Name, Kind: f.kind, Given: f.String(), Real: f.Real, State: f.State, Dir: d.RealDir(), URI: l.URI(),
-		})
+		s.run.Lowers = append(s.run.Lowers, f.runLower(l))
 	}
 	return nil
+}
+
+// runLower is what is recorded of an open lower.
+func (f *found) runLower(l store.Store) RunLower {
+	d, _ := store.As[store.Directory](l)
+	return RunLower{Name: f.Name, Kind: f.kind, Given: f.String(), Real: f.Real, State: f.State, Dir: d.RealDir(), URI: l.URI()}
 }
 
 func (s *Stack) openLower(ctx context.Context, f *found) (store.Store, error) {

@@ -49,7 +49,11 @@ func (s *Stack) mountAll(ctx context.Context, steps []step) error {
 		if err := s.dropOld(ctx); err != nil {
 			return err
 		}
-		if err := s.mount(ctx, st); err != nil {
+		mount := s.mount
+		if st.role == roleStore && s.aside != nil {
+			mount = s.mountInPlace
+		}
+		if err := mount(ctx, st); err != nil {
 			return err
 		}
 	}
@@ -81,6 +85,17 @@ func (s *Stack) dropOld(ctx context.Context) error {
 	for len(s.old) > 0 {
 		last := s.old[len(s.old)-1]
 		detached, err := release(ctx, last, s.Config.Lazy)
+		if err != nil && s.setAside(last, err) {
+			s.old = s.old[:len(s.old)-1]
+			continue
+		}
+		var state *overlayfs.StateError
+		if errors.As(err, &state) && state.State == overlayfs.Covered && s.aside != nil && s.aside.Given == last.Given {
+			if err := s.detachAside(ctx); err != nil {
+				return err
+			}
+			continue
+		}
 		if err != nil {
 			return &LeftoverError{Role: last.Role, Target: last.Given, Earlier: true, Err: err}
 		}
@@ -163,6 +178,9 @@ func (s *Stack) isKept(dir string) bool {
 func (s *Stack) save() error {
 	all := *s.run
 	all.Mounts = append(append([]Mounted{}, s.run.Mounts...), s.old...)
+	if s.aside != nil {
+		all.Mounts = append(all.Mounts, *s.aside)
+	}
 	return all.save()
 }
 

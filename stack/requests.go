@@ -30,6 +30,7 @@ const (
 	askRefresh = "refresh"
 	askPublish = "publish"
 	askCollect = "collect"
+	askPivot   = "pivot"
 )
 
 // requests are the words that have results, with who does the work.
@@ -51,6 +52,13 @@ func init() { // what is asked leads back to who is asked
 				return nil, err
 			}
 			return s.Collect(ctx, o)
+		},
+		askPivot: func(ctx context.Context, s *Stack, arg json.RawMessage) (any, error) {
+			var o PivotOptions
+			if err := json.Unmarshal(arg, &o); err != nil {
+				return nil, err
+			}
+			return s.Pivot(ctx, o)
 		},
 	}
 }
@@ -100,6 +108,10 @@ func answer(ctx context.Context, s *Stack, conn net.Conn) {
 		return
 	}
 	word, arg, _ := strings.Cut(strings.TrimSuffix(string(line), "\n"), " ")
+	if word != askPivot { // which waits for the others
+		s.quiet.RLock()
+		defer s.quiet.RUnlock()
+	}
 	if word == askStatus {
 		_ = t.enc.Encode(s.Status(ctx)) // a client that is gone wants nothing
 		return

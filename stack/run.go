@@ -43,6 +43,9 @@ type Run struct {
 	// Detached are mounts that live on with those who used them when they were
 	// detached.
 	Detached []overlayfs.Record `json:"detached,omitempty"`
+	// Frozen are detached mounts of the store that nobody can write to. The upper may be
+	// mounted again all the same.
+	Frozen []overlayfs.Record `json:"frozen,omitempty"`
 }
 
 // RunLower is one lower of a stack that is up.

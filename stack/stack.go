@@ -6,6 +6,7 @@ import (
 	"io/fs"
 	"log/slog"
 	"os"
+	"sync"
 
 	"github.com/strata-nix/strata/activity"
 	"github.com/strata-nix/strata/internal/flock"
@@ -46,6 +47,11 @@ type Stack struct {
 	control *control
 	kept    []string // directories of lowers that are about to be covered, where they show then
 	found   []*found // the lowers, in order
+	aside   *Mounted // the store of an earlier run, in use and read-only, which a new mount takes the place of
+
+	// quiet is held for writing while the lowers change.
+	quiet  sync.RWMutex
+	pivots pivots
 
 	background background
 	refreshes  refreshes
@@ -95,6 +101,9 @@ func (s *Stack) assemble(ctx context.Context, lowers []*found) error {
 		return err
 	}
 	if err := s.openLowers(ctx, lowers); err != nil {
+		return err
+	}
+	if err := s.align(ctx); err != nil {
 		return err
 	}
 	if err := s.mountStore(ctx); err != nil {
@@ -150,11 +159,15 @@ func (s *Stack) TakeDown(ctx context.Context, o TakeDownOptions) error {
 		s.control.close()
 	}
 	s.stopBackground()
+	s.pivots.stop()
 	if !o.KeepStore {
 		errs = append(errs, s.closeStores())
 	}
 	// What was not taken over lies over the rest.
 	all := append(s.run.mounts(), s.old...)
+	if s.aside != nil {
+		all, s.aside = append(all, *s.aside), nil
+	}
 	left, detached, err := releaseAll(ctx, all, o.Lazy)
 	s.run.Mounts, s.old = left, nil
 	s.run.Detached = append(s.run.Detached, detached...)

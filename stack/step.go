@@ -38,6 +38,8 @@ type step struct {
 	lower *found
 	// source is what shows there, in words.
 	source string
+	// overlay is how the merged directory is mounted; of other steps it is empty.
+	overlay overlayfs.Options
 	// identify tells whether an earlier mount shows the same. adopted is whether
 	// one is there.
 	identify func(adopted bool) (string, error)
@@ -133,7 +135,7 @@ func bindWritable(source, target string, before func(overlayfs.Record) error) er
 func storeStep(o overlayfs.Options) step {
 	layers := append([]string{o.Upper, o.Work}, o.Lowers...)
 	return step{
-		role: roleStore, target: o.Target, source: strings.Join(layers, ", "),
+		role: roleStore, target: o.Target, source: strings.Join(layers, ", "), overlay: o,
 		identify: func(adopted bool) (string, error) {
 			if adopted {
 				if err := overlayfs.Verify(o.Target, overlayfs.Expected{Lowers: o.Lowers, Upper: o.Upper}); err != nil {

@@ -33,6 +33,7 @@ type file struct {
 	Cover         bool           `toml:"cover"`
 	LazyUnmount   bool           `toml:"lazy-unmount"`
 	WaitForLowers string         `toml:"wait-for-lowers"`
+	OnLowerChange string         `toml:"on-lower-change"`
 	Lowers        []string       `toml:"lowers"`
 	Lower         []fileLower    `toml:"lower"`
 	Upper         fileUpper      `toml:"upper"`
@@ -201,6 +202,9 @@ func (f *file) config() (c Config, err error) {
 		if c.StoreDir, err = storepath.ParseDir(f.StoreDir); err != nil {
 			return c, fmt.Errorf("store-dir: %w", err)
 		}
+	}
+	if c.OnLowerChange, err = ParseOnLowerChange(f.OnLowerChange); err != nil {
+		return c, &ConfigError{"on-lower-change", err.Error()}
 	}
 	if f.WaitForLowers != "" {
 		if c.WaitForLowers, err = time.ParseDuration(f.WaitForLowers); err != nil {

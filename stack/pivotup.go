@@ -1,0 +1,312 @@
+package stack
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"path/filepath"
+	"slices"
+
+	"github.com/strata-nix/strata/nixdb"
+	"github.com/strata-nix/strata/overlayfs"
+	"github.com/strata-nix/strata/pivot"
+)
+
+// align brings the upper in line with the lowers, before it is mounted over them: what an
+// interrupted pivot left is completed or undone, and an upper that was made for other lowers is
+// moved to these, or the stack refuses to come up.
+func (s *Stack) align(ctx context.Context) error {
+	if s.Config.Upper.Tmpfs > 0 {
+		return nil // it was made a moment ago
+	}
+	db, err := s.openUpperDB(ctx)
+	if err != nil {
+		return err
+	}
+	defer func() { _ = db.Close() }() // a transaction is over, or was an error
+	o := PivotOptions{}
+	if err := s.resumePivot(ctx, db, o); err != nil {
+		return err
+	}
+	res, err := s.pivotOffline(ctx, db, o, s.Config.OnLowerChange == RefuseOnChange)
+	if err != nil {
+		return err
+	}
+	if p := res.Plan; p != nil && res.Done {
+		s.parts.Log.Info(fmt.Sprintf("the upper was made for other lowers and was moved to these: %d objects kept, %d copied up (%d bytes), %d duplicates dropped, %d rows dropped",
+			p.Kept.Objects, p.Copied.Objects, p.Copied.NarBytes, p.Duplicates.Objects, p.Rows.Dropped))
+	}
+	return nil
+}
+
+// openUpperDB opens the upper's database while there is no store over it.
+func (s *Stack) openUpperDB(ctx context.Context) (*nixdb.DB, error) {
+	o := s.parts.Upper
+	return nixdb.Open(ctx, filepath.Join(s.Config.Upper.State, "db"), nixdb.Options{
+		Dir: s.Config.StoreDir, NoWAL: o.NoWAL, NoSync: o.NoSync, Realisations: o.CADerivations,
+	})
+}
+
+// resumePivot deals with a pivot that was interrupted: one that was committed is completed;
+// another is undone, unless it led to the lowers of now. Then its copies are of use.
+func (s *Stack) resumePivot(ctx context.Context, db *nixdb.DB, o PivotOptions) error {
+	h, err := pivot.Peek(s.Config.journalPath())
+	if errors.Is(err, pivot.ErrNoJob) {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	t, err := readTarget(h)
+	if err != nil {
+		return err
+	}
+	parts, err := s.pivotParts(db, o)
+	if err != nil {
+		return err
+	}
+	job, err := pivot.Open(parts)
+	if err != nil {
+		return err
+	}
+	if h.Phase == pivot.Planned || h.Phase == pivot.Staged {
+		if sameLowers(s.Config.Lowers, t.Lowers) {
+			return nil // see pivotOffline
+		}
+		s.parts.Log.Info("undoing a pivot that was interrupted")
+		return job.Rollback(ctx)
+	}
+	s.parts.Log.Info("completing a pivot that was interrupted")
+	return s.complete(ctx, job, t.Lowers)
+}
+
+// complete carries out what is committed, with nothing mounted that writes to the upper.
+func (s *Stack) complete(ctx context.Context, job *pivot.Job, lowers []MadeLower) error {
+	if err := s.dropOld(ctx); err != nil {
+		return err
+	}
+	if err := job.Commit(ctx); err != nil {
+		return err
+	}
+	made := Made{StoreDir: string(s.Config.StoreDir), Lowers: lowers}
+	if err := made.Write(s.Config.Upper.Dir); err != nil {
+		return err
+	}
+	return job.Finish(ctx)
+}
+
+// pivotOffline moves an upper that is not mounted to the lowers of the stack, if it was made for
+// others. With refuse it does so only if there is nothing to be done.
+func (s *Stack) pivotOffline(ctx context.Context, db *nixdb.DB, o PivotOptions, refuse bool) (res *PivotResult, err error) {
+	dir := s.Config.Upper.Dir
+	res = &PivotResult{Stack: s.Config.Name, DryRun: o.DryRun}
+	now := present(s.found, s.lowers)
+	was, err := s.readMade()
+	if err != nil {
+		return nil, err
+	}
+	if res.Changes, err = was.Compare(ctx, now); err != nil {
+		return nil, err
+	}
+	if res.Changes.Same() {
+		return res, nil
+	}
+	lowers, err := identities(ctx, now)
+	if err != nil {
+		return nil, err
+	}
+	record := func() error {
+		made := Made{StoreDir: string(s.Config.StoreDir), Lowers: lowers}
+		return made.Write(dir)
+	}
+	if res.Changes.Harmless() {
+		return res, record()
+	}
+	parts, err := s.pivotParts(db, o)
+	if err != nil {
+		return nil, err
+	}
+	old, err := s.openOld(ctx, was, o.Old)
+	if err != nil {
+		return nil, err
+	}
+	defer func() { err = errors.Join(err, s.closeOthers(context.WithoutCancel(ctx), old)) }()
+	parts.New, parts.Old, parts.Gone = pivotLowers(now), pivotLowers(present(old.found, old.stores)), goneLowers(res.Changes)
+	plan, err := pivot.Make(ctx, parts, o.options())
+	if err != nil {
+		return s.refused(res, err)
+	}
+	res.Plan = plan.Report(s.Config.StoreDir)
+	switch {
+	case o.DryRun:
+		return res, nil
+	case plan.Empty() && !s.jobUnderWay():
+		res.Done = true
+		return res, record()
+	case refuse:
+		return nil, &LowersChangedError{Changes: res.Changes}
+	}
+	job, err := s.beginJob(ctx, parts, plan, lowers)
+	if err != nil {
+		return nil, err
+	}
+	if plan, err = carry(ctx, parts, o.options(), job, plan); err != nil {
+		return s.refused(res, errors.Join(err, rollBack(ctx, job, err)))
+	}
+	if err := s.complete(ctx, job, lowers); err != nil {
+		return nil, err
+	}
+	res.Plan, res.Done = plan.Report(s.Config.StoreDir), true
+	return res, nil
+}
+
+// refused tells of a plan that cannot be carried out: with DryRun in the result.
+func (s *Stack) refused(res *PivotResult, err error) (*PivotResult, error) {
+	var missing *pivot.MissingError
+	if !errors.As(err, &missing) {
+		return nil, err
+	}
+	if !res.DryRun {
+		return nil, &LowersChangedError{Changes: res.Changes, Err: err}
+	}
+	res.Refused = missing.Error()
+	res.Plan = &pivot.Report{Missing: pivot.ReportMissings(s.Config.StoreDir, missing.Missing)}
+	return res, nil
+}
+
+// rollBack undoes a job, unless what has ended it is the end of the process: then its copies
+// may be of use the next time.
+func rollBack(ctx context.Context, job *pivot.Job, cause error) error {
+	if ctx.Err() != nil && errors.Is(cause, context.Cause(ctx)) {
+		return nil
+	}
+	return job.Rollback(context.WithoutCancel(ctx))
+}
+
+// readMade reads for which lowers the upper was made. A record that is not there or damaged is one of
+// no lowers: then the upper is compared with those of now path by path.
+func (s *Stack) readMade() (*Made, error) {
+	m, err := ReadMade(s.Config.Upper.Dir)
+	if err == nil && m.StoreDir != string(s.Config.StoreDir) {
+		return nil, fmt.Errorf("upper '%s' was made for the store directory '%s'", s.Config.Upper.Dir, m.StoreDir)
+	}
+	if err != nil {
+		if !errors.Is(err, ErrNotMade) {
+			s.parts.Log.Warn(err.Error())
+		}
+		return &Made{StoreDir: string(s.Config.StoreDir)}, nil
+	}
+	return m, nil
+}
+
+func (s *Stack) jobUnderWay() bool {
+	_, err := pivot.Peek(s.Config.journalPath())
+	return !errors.Is(err, pivot.ErrNoJob)
+}
+
+// beginJob begins a pivot, or takes up one that led to the same lowers, with its copies.
+func (s *Stack) beginJob(ctx context.Context, parts pivot.Parts, plan *pivot.Plan, lowers []MadeLower) (*pivot.Job, error) {
+	job, err := pivot.Open(parts)
+	if errors.Is(err, pivot.ErrNoJob) {
+		return pivot.Begin(ctx, parts, plan, target{lowers})
+	}
+	if err == nil {
+		err = job.Change(ctx, plan)
+	}
+	return job, err
+}
+
+// openOld opens what is still there of the lowers that an upper was made for, and others that
+// have what those had. What is read of them is compared with hashes, so that it does no harm if one
+// is another by now.
+func (s *Stack) openOld(ctx context.Context, was *Made, more []Lower) (*otherLowers, error) {
+	all := &otherLowers{}
+	var candidates []Lower
+	for i := range was.Lowers {
+		l, err := was.Lowers[i].lowerOf(s.Config.Upper.Dir)
+		if err != nil || slices.ContainsFunc(s.found, func(f *found) bool { return f.String() == l.String() && f.Real == l.Real && f.State == l.State }) {
+			continue // it is read as a new one
+		}
+		candidates = append(candidates, l)
+	}
+	names := map[string]bool{}
+	for i, l := range append(candidates, more...) {
+		l.Name = freeName(l.Name, names)
+		names[l.Name] = true
+		o, err := s.openOthers(ctx, []Lower{l})
+		switch {
+		case ctx.Err() != nil:
+			return nil, errors.Join(context.Cause(ctx), s.closeOthers(context.WithoutCancel(ctx), all))
+		case err != nil && i >= len(candidates):
+			return nil, errors.Join(err, s.closeOthers(context.WithoutCancel(ctx), all))
+		case err != nil:
+			s.parts.Log.Info(fmt.Sprintf("an old lower is not there any more: %v", err))
+			continue
+		}
+		all.found, all.stores, all.mounts = append(all.found, o.found...), append(all.stores, o.stores...), append(all.mounts, o.mounts...)
+	}
+	return all, nil
+}
+
+// setAside makes the store of an earlier run read-only that programs still use, so that a new
+// mount can take its place. It tells whether it could.
+func (s *Stack) setAside(m Mounted, busy error) bool {
+	var b *overlayfs.BusyError
+	c := &s.Config
+	if m.Role != roleStore || m.Given != c.Mount || m.Record.Upper != c.Upper.Layer || c.Upper.Tmpfs > 0 || s.aside != nil || !errors.As(busy, &b) {
+		return false
+	}
+	if err := overlayfs.Freeze(m.Record.Target); err != nil {
+		s.parts.Log.Warn(err.Error())
+		return false
+	}
+	s.aside = &m
+	return true
+}
+
+// uncovered puts a store that lies over another before that, for the order in which they have to
+// be dealt with: where one was about to take the place of the other, the old one lies on top.
+func uncovered(all []Mounted) []Mounted {
+	state := func(m Mounted) overlayfs.State {
+		if st, err := m.Record.Recognise(); err == nil && m.Role == roleStore {
+			return st
+		}
+		return overlayfs.Unknown
+	}
+	for i := range all {
+		for j := i + 1; j < len(all); j++ {
+			if all[i].Given == all[j].Given && state(all[i]) == overlayfs.Mounted && state(all[j]) == overlayfs.Covered {
+				all[i], all[j] = all[j], all[i]
+			}
+		}
+	}
+	return all
+}
+
+// detachAside lets what lies beneath the store show that is aside.
+func (s *Stack) detachAside(ctx context.Context) error {
+	if err := overlayfs.Unmount(ctx, s.aside.Record, overlayfs.UnmountOptions{Lazy: true}); err != nil {
+		return err
+	}
+	s.run.Frozen = append(s.run.Frozen, s.aside.Record)
+	s.aside = nil
+	return nil
+}
+
+// mountInPlace puts the store in the place of one that is aside.
+func (s *Stack) mountInPlace(ctx context.Context, st step) error {
+	st.covers = true // what shows there is the old store
+	old := *s.aside
+	st.attach = func(ctx context.Context, before func(overlayfs.Record) error) error {
+		o := st.overlay
+		o.BeforeAttach = before
+		_, err := overlayfs.Replace(ctx, old.Record, o)
+		return err
+	}
+	if err := s.mount(ctx, st); err != nil {
+		return err
+	}
+	s.aside = nil
+	s.run.Frozen = append(s.run.Frozen, old.Record)
+	return s.save()
+}
