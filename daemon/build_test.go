@@ -61,7 +61,11 @@ in rec {
 
 func newWorkshop(t *testing.T, stock bool, config ...string) *workshop {
 	t.Helper()
-	nix := testenv.Nix(t, newest)
+	return workshopIn(t, testenv.Nix(t, newest), stock, config...)
+}
+
+func workshopIn(t *testing.T, nix *testenv.NixEnv, stock bool, config ...string) *workshop {
+	t.Helper()
 	nix = nix.With("DIR", nix.Dir)
 	nix.Configure(t, append([]string{"log-lines = 5", "max-jobs = 1", "fsync-metadata = false"}, config...)...)
 	nix.WriteFile(t, "x.nix", blueprints)

@@ -81,8 +81,9 @@ func (l *log) keep(text string) {
 func (l *log) explain(drv, message string) string {
 	l.mu.Lock()
 	defer l.mu.Unlock()
+	first := fmt.Sprintf("Cannot build '%s'.\nReason: ", drv)
 	var b strings.Builder
-	fmt.Fprintf(&b, "Cannot build '%s'.\nReason: %s", drv, strings.TrimSpace(message))
+	b.WriteString(first + strings.TrimPrefix(strings.TrimSpace(message), first))
 	if len(l.tail) > 0 && !strings.Contains(message, "log lines:") {
 		fmt.Fprintf(&b, "\nLast %d log lines:", len(l.tail))
 		for _, line := range l.tail {
