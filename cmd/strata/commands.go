@@ -24,6 +24,7 @@ var commands = []struct {
 	{groupServe, newUpCommand},
 	{groupServe, newDownCommand},
 	{groupServe, newStatusCommand},
+	{groupServe, newRefreshCommand},
 	{groupServe, newDaemonCommand},
 	{groupServe, newServeCommand},
 	{groupServe, newPingCommand},
@@ -56,6 +57,7 @@ var commands = []struct {
 	{groupClean, newAddRootCommand},
 	{groupClean, newDeleteCommand},
 	{groupClean, newGCCommand},
+	{groupClean, newLeaseCommand},
 
 	{"", newVersionCommand},
 	{"", newManCommand},

@@ -10,6 +10,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"github.com/strata-nix/strata/activity"
 	"github.com/strata-nix/strata/store"
 )
 
@@ -19,19 +20,30 @@ type gcOptions struct {
 	printLive  bool
 	maxFreed   string
 	json       bool
+	gcPolicyOptions
 }
 
 func newGCCommand(g *globals) *cobra.Command {
 	var o gcOptions
 	cmd := &cobra.Command{
-		Use:   "gc",
+		Use:   "gc [STACK...]",
 		Short: "Delete everything that no root reaches",
 		Long: `Delete all store paths that no garbage collector root reaches, or only print what
-is a root, dead or alive. Of a layered store only the upper layer loses anything.`,
-		Args: noArgs,
-		RunE: runner(func(ctx context.Context, _ []string) error { return runGC(ctx, g, o) }),
+is a root, dead or alive. Of a layered store only the upper layer loses anything.
+
+With a stack, which is named or found by its strata.toml or upper, garbage is
+collected by the policy that its strata.toml has (see gc there); flags win over it.
+With --all that is done for all stacks that are up, with --due for those for which it
+is time.`,
+		Example: "  strata gc --delete-older-than 30d\n  strata gc -c strata.toml\n  strata gc --all --due",
+		Args:    anyArgs,
+		RunE: runner(func(ctx context.Context, args []string) error {
+			o.names = args
+			return runGC(ctx, g, o)
+		}),
 	}
 	f := cmd.Flags()
+	o.gcFlags(f)
 	f.BoolVar(&o.printRoots, "print-roots", false, "print the roots and what they lead to, and delete nothing")
 	f.BoolVar(&o.printDead, "print-dead", false, "print what would be deleted, and delete nothing")
 	f.BoolVar(&o.printDead, "dry-run", false, "the same as --print-dead")
@@ -48,10 +60,32 @@ func runGC(ctx context.Context, g *globals, o gcOptions) error {
 	if err != nil {
 		return &usageError{err}
 	}
+	if err := o.check(); err != nil {
+		return &usageError{err}
+	}
+	if o.ofStacks() {
+		once, err := o.once(o.printDead, maxFreed)
+		if err != nil {
+			return &usageError{err}
+		}
+		return collectStacks(ctx, g, o, once)
+	}
+	if g.storeURI, err = g.leased(g.storeURI, &o.gcPolicyOptions); err != nil {
+		return err
+	}
 	return g.with(ctx, func(st store.Store) error {
 		c, err := store.Need[store.Collector](st, "collectGarbage")
 		if err != nil {
 			return err
+		}
+		if o.old || o.older != "" {
+			gone, err := deleteGenerations(ctx, g, st, &o.gcPolicyOptions, o.printDead || o.printLive || o.printRoots)
+			if err != nil {
+				return err
+			}
+			for _, generation := range gone {
+				activity.Logf(ctx, activity.Notice, "removing generation %d of profile '%s'", generation.Number, generation.Profile)
+			}
 		}
 		if o.printRoots {
 			return printRoots(ctx, g.out, st, c, o.json)

@@ -102,12 +102,49 @@ func printStatus(out *output, st *stack.Status) error {
 	if err := printLayers(out, st); err != nil {
 		return err
 	}
+	if err := printUpkeep(out, st); err != nil {
+		return err
+	}
 	for _, p := range st.Problems {
 		if err := out.println("  ! " + p); err != nil {
 			return err
 		}
 	}
 	return nil
+}
+
+// printUpkeep tells of refreshes, of what owners of lowers were told, and of
+// garbage collections, as far as there are any.
+func printUpkeep(out *output, st *stack.Status) error {
+	var lines []string
+	if r := st.Refreshes; r != nil && r.Last != nil {
+		line := fmt.Sprintf("  refresh %s, %d times", r.Last.Local().Format(time.DateTime), r.Count)
+		if r.Errors > 0 {
+			line += fmt.Sprintf(", %d errors: %s", r.Errors, r.LastError)
+		}
+		lines = append(lines, line)
+	}
+	for _, h := range st.Holds {
+		line := fmt.Sprintf("  %-7s of %s in %s: %d paths", h.Kind, h.Lower, h.Place, h.Uses)
+		if h.Last != nil {
+			line += ", told " + h.Last.Local().Format(time.DateTime)
+		}
+		lines = append(lines, line)
+	}
+	if gc := st.GC; gc != nil {
+		line := "  gc      never yet"
+		if gc.Last != nil {
+			line = fmt.Sprintf("  gc      %s, %s freed", gc.Last.Started.Local().Format(time.DateTime), size(gc.Last.BytesFreed))
+		}
+		if gc.Next != nil {
+			line += "; due " + gc.Next.Local().Format(time.DateTime)
+		}
+		lines = append(lines, line)
+	}
+	if len(lines) == 0 {
+		return nil
+	}
+	return out.println(strings.Join(lines, "\n"))
 }
 
 func printLayers(out *output, st *stack.Status) error {

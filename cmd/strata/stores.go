@@ -99,6 +99,13 @@ func (c *config) localOptions(p *params) local.Options {
 	o.ReadOnly = p.flag("read-only", false)
 	o.UseRootsDaemon = p.flag("use-roots-daemon", false)
 	o.RequireSigs = p.flag("require-sigs", o.RequireSigs)
+	o.SkipLeases = p.texts("skip-lease")
+	if place := p.text("leases", ""); place != "" {
+		var err error
+		if o.Leases, err = c.leases(context.Background(), place); err != nil { // nothing is asked yet
+			p.fail("leases", "cannot be used: %v", err)
+		}
+	}
 	o.URI = p.ref.String()
 	return o
 }

@@ -86,19 +86,7 @@ func openS3(ctx context.Context, c *config, ref store.Reference) (store.Store, e
 	o := c.cacheOptions(p)
 	c.remoteCache(p, &o)
 	p.ignore("tls-certificate", "tls-private-key") // Nix has them there, too, and does nothing with them
-	so := s3.Options{
-		Profile:      p.text("profile", ""),
-		Region:       p.text("region", ""),
-		Scheme:       p.text("scheme", ""),
-		Endpoint:     p.text("endpoint", ""),
-		Addressing:   s3.Addressing(p.text("addressing-style", string(s3.Auto))),
-		Multipart:    p.flag("multipart-upload", false),
-		ChunkSize:    p.bytes("multipart-chunk-size", p.bytes("buffer-size", 0)),
-		Threshold:    p.bytes("multipart-threshold", 0),
-		StorageClass: p.text("storage-class", ""),
-		Attempts:     c.network.transfers.Attempts,
-	}
-	so.Bucket, so.Prefix, _ = strings.Cut(strings.TrimRight(ref.Authority, "/"), "/")
+	so := c.s3Options(p)
 	if err := p.end(); err != nil {
 		return nil, err
 	}
@@ -113,6 +101,24 @@ func openS3(ctx context.Context, c *config, ref store.Reference) (store.Store, e
 		return nil, err
 	}
 	return binarycache.Open(objects, o)
+}
+
+// s3Options reads the parameters that say which bucket of which service is meant.
+func (c *config) s3Options(p *params) s3.Options {
+	so := s3.Options{
+		Profile:      p.text("profile", ""),
+		Region:       p.text("region", ""),
+		Scheme:       p.text("scheme", ""),
+		Endpoint:     p.text("endpoint", ""),
+		Addressing:   s3.Addressing(p.text("addressing-style", string(s3.Auto))),
+		Multipart:    p.flag("multipart-upload", false),
+		ChunkSize:    p.bytes("multipart-chunk-size", p.bytes("buffer-size", 0)),
+		Threshold:    p.bytes("multipart-threshold", 0),
+		StorageClass: p.text("storage-class", ""),
+		Attempts:     c.network.transfers.Attempts,
+	}
+	so.Bucket, so.Prefix, _ = strings.Cut(strings.TrimRight(p.ref.Authority, "/"), "/")
+	return so
 }
 
 // pick gives those of a reference's parameters that make it another store.

@@ -188,22 +188,11 @@ func runUp(ctx context.Context, g *globals, cfg stack.Config, detach bool) error
 		}
 	}
 	_ = os.Unsetenv(upChildEnv) // it is for us alone
-	for _, name := range slices.Sorted(maps.Keys(cfg.Settings)) {
-		g.options = append([]string{name + "=" + cfg.Settings[name]}, g.options...)
-	}
-	c, err := g.config()
+	c, st, err := assemble(ctx, g, cfg)
 	if err != nil {
 		return err
-	}
-	c.dir = cfg.StoreDir
-	if initial, err := mount.InitialUserNamespace(); err == nil && !initial {
-		c.local.BuildUsersGroup = "" // there are no other users in here
 	}
 	log := g.log()
-	st, err := stack.Assemble(ctx, cfg, stack.Parts{Open: c.open, Upper: c.local, Version: release, Log: log})
-	if err != nil {
-		return err
-	}
 	err = serveStack(ctx, g, c, st, started == background)
 	down := st.TakeDown(context.WithoutCancel(ctx), stack.TakeDownOptions{
 		Lazy: cfg.Lazy, KeepStore: errors.Is(err, daemon.ErrStuck),
@@ -213,6 +202,29 @@ func runUp(ctx context.Context, g *globals, cfg stack.Config, detach bool) error
 	}
 	log.Info(fmt.Sprintf("stack '%s' is down", cfg.Name))
 	return nil
+}
+
+// assemble brings up everything of a stack but its daemon.
+func assemble(ctx context.Context, g *globals, cfg stack.Config) (*config, *stack.Stack, error) {
+	for _, name := range slices.Sorted(maps.Keys(cfg.Settings)) {
+		g.options = append([]string{name + "=" + cfg.Settings[name]}, g.options...)
+	}
+	c, err := g.config()
+	if err != nil {
+		return nil, nil, err
+	}
+	c.dir = cfg.StoreDir
+	if initial, err := mount.InitialUserNamespace(); err == nil && !initial {
+		c.local.BuildUsersGroup = "" // there are no other users in here
+	}
+	upper := c.local
+	if cfg.GC.Leases != "" {
+		if upper.Leases, err = c.leases(ctx, cfg.GC.Leases); err != nil {
+			return nil, nil, &usageError{fmt.Errorf("gc.leases: %w", err)}
+		}
+	}
+	st, err := stack.Assemble(ctx, cfg, stack.Parts{Open: c.open, Leases: c.leases, Upper: upper, Version: release, Log: g.log()})
+	return c, st, err
 }
 
 // serveStack serves a stack until ctx ends.
