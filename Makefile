@@ -44,6 +44,7 @@ install: build
 	mkdir -p $(SHARE)/bash-completion/completions && bin/strata completion bash >$(SHARE)/bash-completion/completions/strata
 	mkdir -p $(SHARE)/zsh/site-functions && bin/strata completion zsh >$(SHARE)/zsh/site-functions/_strata
 	mkdir -p $(SHARE)/fish/vendor_completions.d && bin/strata completion fish >$(SHARE)/fish/vendor_completions.d/strata.fish
+	install -D -m 755 contrib/lower/nix-collect-garbage-leased $(DESTDIR)$(PREFIX)/bin/nix-collect-garbage-leased
 	mkdir -p $(UNITS)
 	for u in contrib/systemd/*; do sed 's|/usr/bin/strata|$(PREFIX)/bin/strata|' "$$u" >"$(UNITS)/$${u##*/}"; done
 

@@ -12,7 +12,7 @@ fi
 go vet ./... || status=1
 bin/staticcheck ./... || status=1
 
-mapfile -t scripts < <(git ls-files '*.sh' .ci/run)
+mapfile -t scripts < <(git ls-files '*.sh' contrib/lower .ci/run)
 if command -v shellcheck >/dev/null; then
   shellcheck "${scripts[@]}" || status=1
 else
