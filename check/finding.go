@@ -135,3 +135,22 @@ func (r *Report) Left() (damage, disorder int) {
 	}
 	return damage, disorder
 }
+
+// ReportOf is the report of a check that could look at nothing but this.
+func ReportOf(findings ...*Finding) *Report {
+	r := &Report{Started: time.Now(), Findings: findings}
+	r.Since = r.Started
+	for _, c := range Classes() {
+		n := 0
+		for _, f := range findings {
+			if f.Code == c.Code {
+				f.Outcome = Found
+				n++
+			}
+		}
+		if n > 0 {
+			r.Counts = append(r.Counts, Count{Class: c, Found: n})
+		}
+	}
+	return r
+}

@@ -54,6 +54,7 @@ var commands = []struct {
 	{groupWrite, newImportCommand},
 	{groupWrite, newLoadDBCommand},
 
+	{groupClean, newCheckCommand},
 	{groupClean, newAddRootCommand},
 	{groupClean, newDeleteCommand},
 	{groupClean, newGCCommand},

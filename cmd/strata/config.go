@@ -41,6 +41,7 @@ type config struct {
 	pool                *substitute.Pool // of all stores that this process opens
 	trustedSubstituters []string         // for clients that are not trusted
 	waitForLowers       time.Duration
+	tolerant            bool             // layered stores are opened although their mount is wrong
 	forDaemon           *worker.Options // settings for a daemon that builds
 	tellDaemon          bool            // it gets them
 

@@ -63,14 +63,16 @@ func (s *statusLine) objects() (what string, c amount) {
 
 // bytes is how much of contents has come, or, where nothing is copied, of files.
 func (s *statusLine) bytes() amount {
-	if c := s.of(activity.CopyPath); c.expected > 0 || c.done > 0 {
-		return c
+	for _, t := range []activity.Type{activity.CopyPath, activity.HashContents} {
+		if c := s.of(t); c.expected > 0 || c.done > 0 {
+			return c
+		}
 	}
 	return s.of(activity.FileTransfer)
 }
 
 func countsBytes(t activity.Type) bool {
-	return t == activity.CopyPath || t == activity.FileTransfer
+	return t == activity.CopyPath || t == activity.FileTransfer || t == activity.HashContents
 }
 
 // last is what was begun last and has a name.

@@ -180,6 +180,7 @@ func openOverlay(ctx context.Context, c *config, ref store.Reference) (store.Sto
 		UpperLayer:   p.path("upper-layer", ""),
 		NoCheckMount: !p.flag("check-mount", true),
 		RemountHook:  p.path("remount-hook", ""),
+		Tolerant:     c.tolerant,
 	}
 	lowers, err := c.lowers(p.texts("lower-store"))
 	if err := errors.Join(err, p.end()); err != nil {

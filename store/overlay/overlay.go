@@ -52,6 +52,9 @@ type Options struct {
 	// NoCheckMount opens the store although the mount may be wrong ("check-mount" is
 	// false).
 	NoCheckMount bool
+	// Tolerant opens the store for reading only if the mount is wrong, instead of not at
+	// all: to find out what is wrong with it.
+	Tolerant bool
 	// RemountHook is a program that remounts the merged directory, which it gets as
 	// its argument, when a lower's object has to show again ("remount-hook"). Without
 	// one strata refreshes the mount itself.
@@ -109,7 +112,10 @@ func open(ctx context.Context, o Options, ls lowers) (*Store, error) {
 	if !o.NoCheckMount {
 		s.guard = s.guardOf(ls)
 		if err := s.guard.Check(); err != nil {
-			return nil, err
+			if !o.Tolerant {
+				return nil, err
+			}
+			o.Upper.ReadOnly, s.opts.Upper.ReadOnly = true, true
 		}
 		l.Guard = func() error { return s.guard.Check() }
 	}

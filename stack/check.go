@@ -1,0 +1,181 @@
+package stack
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"path/filepath"
+
+	"github.com/strata-nix/strata/check"
+	"github.com/strata-nix/strata/store"
+	"github.com/strata-nix/strata/store/overlay"
+)
+
+// CheckUp is a stack that is open to be checked.
+type CheckUp struct {
+	target check.Target
+	close  func() error
+	// lost are findings that there are before anything can be looked at.
+	lost []*check.Finding
+}
+
+// checkedAt is where, in the upper's directory, a stack that is down is mounted while it
+// is checked.
+const checkedAt = "checked"
+
+// OpenToCheck opens a stack that is up beside the process that serves it, whose mounts must
+// be visible here. The caller closes it.
+func (r *Run) OpenToCheck(ctx context.Context, parts Parts) (*CheckUp, error) {
+	var lowers []store.Store
+	var c CheckUp
+	for _, l := range r.Lowers {
+		ref, err := store.ParseReference(l.URI)
+		if err == nil {
+			var st store.Store
+			if st, err = parts.Open(ctx, ref); err == nil {
+				lowers = append(lowers, st)
+				continue
+			}
+		}
+		for _, st := range lowers {
+			err = errors.Join(err, st.Close())
+		}
+		return nil, &LowerError{Lower: l.Name, Given: l.Given, Why: "it cannot be opened", Err: err}
+	}
+	o := parts.Upper
+	o.Root, o.Real, o.State, o.Log = "", r.Mount, r.State, filepath.Join(r.Dir, "log")
+	o.URI = store.Reference{Scheme: "local-overlay", Params: map[string][]string{
+		"real": {r.Mount}, "state": {r.State}, "upper-layer": {r.Layer},
+	}}.String()
+	st, err := overlay.Open(ctx, overlay.Options{Upper: o, UpperLayer: r.Layer, Tolerant: true}, lowers)
+	if err != nil {
+		return nil, err
+	}
+	c.take(st, r.Dir, r.Lowers, lowers)
+	c.close = st.Close
+	return &c, nil
+}
+
+// OpenToCheck assembles a stack that is down, at a place of its own: nobody else sees it,
+// and nothing of the upper is brought in line with its lowers. It must be resolved
+// already. The caller closes it, which takes it down again.
+//
+// A lower that is not there is a finding.
+func (c Config) OpenToCheck(ctx context.Context, parts Parts) (*CheckUp, error) {
+	if c.Upper.Tmpfs != 0 {
+		return nil, fmt.Errorf("stack '%s' has an upper in memory, of which nothing is there while it is down", c.Name)
+	}
+	if parts.Log == nil {
+		parts.Log = slog.New(slog.DiscardHandler)
+	}
+	c.Mount, c.ShowState = filepath.Join(c.Upper.Dir, checkedAt), No
+	s := &Stack{Config: c, parts: parts}
+	lowers, err := c.findAll(ctx)
+	var lost *LowerError
+	if errors.As(err, &lost) {
+		return &CheckUp{close: func() error { return nil }, lost: []*check.Finding{{
+			Code: check.LowerGone, Layer: lost.Lower, Path: lost.Given, Detail: err.Error(),
+		}}}, nil
+	}
+	if err != nil {
+		return nil, err
+	}
+	if err := s.lockUpper(); err != nil {
+		return nil, err
+	}
+	if err := s.begin(); err != nil {
+		return nil, errors.Join(err, s.lock.Close())
+	}
+	down := func() error { return s.TakeDown(context.WithoutCancel(ctx), TakeDownOptions{Lazy: c.Lazy}) }
+	if err := s.assembleToCheck(ctx, lowers); err != nil {
+		return nil, errors.Join(err, down())
+	}
+	up := &CheckUp{close: down}
+	up.take(s.Store, c.Upper.Dir, s.run.Lowers, s.lowers)
+	return up, nil
+}
+
+// assembleToCheck mounts and opens everything as it is.
+func (s *Stack) assembleToCheck(ctx context.Context, lowers []*found) error {
+	if err := s.makePlaces(); err != nil {
+		return err
+	}
+	steps, kept := s.Config.lowerSteps(lowers)
+	s.kept, s.found = kept, lowers
+	if err := s.mountAll(ctx, steps); err != nil {
+		return err
+	}
+	if err := s.openLowers(ctx, lowers); err != nil {
+		return err
+	}
+	if err := s.mountStore(ctx); err != nil {
+		return err
+	}
+	if err := s.dropOld(ctx); err != nil {
+		return err
+	}
+	return s.openStore(ctx)
+}
+
+// take makes a target of an open store, whose layers are called as in the configuration.
+func (c *CheckUp) take(st *overlay.Store, upperDir string, lowers []RunLower, open []store.Store) {
+	c.target = st.CheckTarget()
+	present := make([]PresentLower, len(lowers))
+	for i, l := range lowers {
+		c.target.Layers[i+1].Name = l.Name
+		present[i] = PresentLower{RunLower: l, Store: open[i]}
+	}
+	c.target.More = append(c.target.More, func(ctx context.Context, found func(*check.Finding)) error {
+		return compareLowers(ctx, upperDir, present, found)
+	})
+}
+
+// compareLowers looks whether the lowers are those that the upper was made for.
+func compareLowers(ctx context.Context, upperDir string, present []PresentLower, found func(*check.Finding)) error {
+	made, err := ReadMade(upperDir)
+	if errors.Is(err, ErrNotMade) {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	changes, err := made.Compare(ctx, present)
+	if err != nil {
+		return err
+	}
+	var errs []error
+	for _, ch := range changes {
+		f := &check.Finding{Layer: ch.Name, Path: ch.Name, Detail: ch.Why}
+		if ch.Now >= 0 {
+			f.Path = present[ch.Now].Given
+		} else {
+			f.Path = made.Lowers[ch.Was].Given
+		}
+		switch ch.Kind {
+		case LowerSame, LowerGrew, LowerAdded:
+			continue
+		case LowerUnknown:
+			errs = append(errs, errors.New(ch.String()))
+			continue
+		case LowerReplaced:
+			f.Code = check.LowerReplaced
+		case LowerGone:
+			f.Code = check.LowerGone
+			f.Detail = "the upper was made for it, and it is not configured any more"
+		}
+		found(f)
+	}
+	return errors.Join(errs...)
+}
+
+// Check checks it, see [check.Run].
+func (c *CheckUp) Check(ctx context.Context, o check.Options) (*check.Report, error) {
+	if len(c.lost) > 0 {
+		return check.ReportOf(c.lost...), nil
+	}
+	return check.Run(ctx, c.target, o)
+}
+
+// Close lets go of the stack, and takes it down if it was down.
+func (c *CheckUp) Close() error { return c.close() }
