@@ -29,7 +29,7 @@ const module = "github.com/strata-nix/strata"
 // another cut first, and to move the package or to add to sideways second.
 var tiers = [][]string{
 	{ // these use nothing of ours
-		"activity", "compress", "fusefs", "image", "nixconf", "nixhash", "objstore", "overlayfs", "wire",
+		"activity", "compress", "fusefs", "image", "nixconf", "nixdb/btree", "nixhash", "objstore", "overlayfs", "wire",
 		"internal/calendar", "internal/canonjson", "internal/crashpoint", "internal/flock", "internal/mount", "internal/suggest", "internal/userns",
 	},
 	{"builder/sandbox", "chunk", "image/erofs", "filetransfer", "nar", "nar/refscan", "objstore/s3", "storepath"},

@@ -20,23 +20,28 @@ func (db *DB) Closure(ctx context.Context, roots []storepath.Path, o ClosureOpti
 		sql = "select referrer from Refs where reference = ?"
 	}
 	var closure []storepath.Path
-	err := db.read(ctx, "computing a closure", func(c *conn) error {
-		ids, err := db.closureIDs(ctx, c, roots, sql)
-		if err != nil {
+	err := db.ask(ctx, "computing a closure",
+		func(c *conn, v *view) (err error) {
+			closure, err = db.seenClosure(ctx, v, roots, o, c.names())
 			return err
-		}
-		closure = make([]storepath.Path, len(ids))
-		names := c.names()
-		for i, id := range ids {
-			if err := interrupted(ctx, i); err != nil {
+		},
+		func(c *conn) error {
+			ids, err := db.closureIDs(ctx, c, roots, sql)
+			if err != nil {
 				return err
 			}
-			if closure[i], err = db.name(c, id, names); err != nil {
-				return err
+			closure = make([]storepath.Path, len(ids))
+			names := c.names()
+			for i, id := range ids {
+				if err := interrupted(ctx, i); err != nil {
+					return err
+				}
+				if closure[i], err = db.name(c, id, names); err != nil {
+					return err
+				}
 			}
-		}
-		return nil
-	})
+			return nil
+		})
 	if err != nil {
 		return nil, err
 	}

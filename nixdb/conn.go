@@ -14,6 +14,8 @@ type conn struct {
 	h      *handle // what it is a connection to
 	broken bool    // in no state to be used again
 	known  names   // see DB.name
+	seen   *view   // nil until it is wanted; see conn.view
+	blind  bool    // there can be none
 }
 
 // access is how a database file is opened.
@@ -87,7 +89,9 @@ func (c *conn) configure(a access, o *Options) error {
 	if o.NoSync {
 		sync = "off"
 	}
-	set = append(set, "pragma synchronous = "+sync)
+	// What a statement would have to take back is noted for each in 64 KiB that are mapped
+	// and unmapped, unless temporary things are kept in memory: then it is 1 KiB.
+	set = append(set, "pragma synchronous = "+sync, "pragma temp_store = memory")
 	if err := c.script(set...); err != nil {
 		return err
 	}
@@ -128,13 +132,19 @@ func (c *conn) script(statements ...string) error {
 
 // text gives the first column of the last row of a statement that is used once.
 func (c *conn) text(sql string) (text string, err error) {
+	err = c.rows(sql, func(s *sqlite.Stmt) error { text = s.ColumnText(0); return nil })
+	return text, err
+}
+
+// rows runs a statement that is used once.
+func (c *conn) rows(sql string, row func(*sqlite.Stmt) error) error {
 	s, _, err := c.PrepareTransient(sql)
 	if err != nil {
-		return "", failure{err}
+		return failure{err}
 	}
-	err = each(s, func() error { text = s.ColumnText(0); return nil })
+	err = each(s, func() error { return row(s) })
 	_ = s.Finalize() // would say again what each said
-	return text, err
+	return err
 }
 
 // query runs a statement that is kept prepared. bind may be nil.

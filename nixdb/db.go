@@ -54,6 +54,8 @@ type DB struct {
 	// log readers lock writers out, so then all share the writer's place.
 	readers, writer lane
 
+	listing listing
+
 	mu     lane // guards what follows
 	cur    *handle
 	closed bool
@@ -71,6 +73,7 @@ func Open(ctx context.Context, dbDir string, o Options) (*DB, error) {
 	db := &DB{
 		dir: dir, file: filepath.Join(dir, "db.sqlite"), o: o, batch: loadBatch,
 		readers: make(lane, maxReaders), writer: make(lane, 1), mu: make(lane, 1),
+		listing: listing{turn: make(lane, 1)},
 	}
 	if o.NoWAL {
 		db.readers = db.writer

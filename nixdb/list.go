@@ -6,6 +6,7 @@ import (
 
 	"zombiezen.com/go/sqlite"
 
+	"github.com/strata-nix/strata/nixdb/btree"
 	"github.com/strata-nix/strata/store"
 	"github.com/strata-nix/strata/storepath"
 )
@@ -18,7 +19,21 @@ const page = 1024
 // invalid since. An error ends it.
 func (db *DB) AllPaths(ctx context.Context) iter.Seq2[storepath.Path, error] {
 	return pages(ctx, db, "listing all paths", "ValidPaths", func(c *conn, after, upTo int64) (list []storepath.Path, last int64, err error) {
-
+		if c.look(func(_ *conn, v *view) error {
+			list, last = nil, 0
+			return v.page(after, upTo, func(id int64, r btree.Record) error {
+				text, err := v.pathOf(r)
+				if err != nil {
+					return err
+				}
+				p, err := db.o.Dir.Parse(text)
+				list, last = append(list, p), id
+				return err
+			})
+		}) {
+			return list, last, nil
+		}
+		list, last = nil, 0
 		err = c.query("select path, id from ValidPaths where id > ? and id <= ? order by id limit ?",
 			bindRange(after, upTo),
 			func(s *sqlite.Stmt) error {
@@ -34,6 +49,13 @@ func (db *DB) AllPaths(ctx context.Context) iter.Seq2[storepath.Path, error] {
 // AllPathInfos is AllPaths with the infos, each as it is when its turn comes.
 func (db *DB) AllPathInfos(ctx context.Context) iter.Seq2[*store.PathInfo, error] {
 	return pages(ctx, db, "listing all path infos", "ValidPaths", func(c *conn, after, upTo int64) (list []*store.PathInfo, last int64, err error) {
+		if c.look(func(c *conn, v *view) error {
+			list, last, err = db.seenInfos(v, after, upTo, c.names())
+			return err
+		}) {
+			return list, last, nil
+		}
+		list, last = nil, 0
 		names := c.names()
 		var ids []int64
 		err = c.query("select "+infoColumns+" from ValidPaths where id > ? and id <= ? order by id limit ?",

@@ -42,13 +42,13 @@ func (db *DB) validID(c *conn, p storepath.Path) (int64, error) {
 // ValidPaths gives those of paths that are valid, in the order asked.
 func (db *DB) ValidPaths(ctx context.Context, paths []storepath.Path) ([]storepath.Path, error) {
 	var valid []storepath.Path
-	err := db.read(ctx, "asking for validity", func(c *conn) error {
+	ask := func(id func(storepath.Path) (int64, error)) error {
 		valid = make([]storepath.Path, 0, len(paths))
 		for i, p := range paths {
 			if err := interrupted(ctx, i); err != nil {
 				return err
 			}
-			id, err := db.id(c, p)
+			id, err := id(p)
 			if err != nil {
 				return err
 			}
@@ -57,7 +57,14 @@ func (db *DB) ValidPaths(ctx context.Context, paths []storepath.Path) ([]storepa
 			}
 		}
 		return nil
-	})
+	}
+	err := db.ask(ctx, "asking for validity",
+		func(_ *conn, v *view) error {
+			return ask(func(p storepath.Path) (int64, error) { return v.id(db.o.Dir.Print(p)) })
+		},
+		func(c *conn) error {
+			return ask(func(p storepath.Path) (int64, error) { return db.id(c, p) })
+		})
 	if err != nil {
 		return nil, err
 	}
@@ -68,20 +75,26 @@ func (db *DB) ValidPaths(ctx context.Context, paths []storepath.Path) ([]storepa
 // that is not valid.
 func (db *DB) PathInfos(ctx context.Context, paths []storepath.Path) ([]*store.PathInfo, error) {
 	var infos []*store.PathInfo
-	err := db.read(ctx, "asking for path infos", func(c *conn) error {
+	ask := func(info func(storepath.Path) (*store.PathInfo, error)) error {
 		infos = make([]*store.PathInfo, len(paths))
-		names := c.names()
 		for i, p := range paths {
 			if err := interrupted(ctx, i); err != nil {
 				return err
 			}
 			var err error
-			if infos[i], err = db.info(c, p, names); err != nil {
+			if infos[i], err = info(p); err != nil {
 				return err
 			}
 		}
 		return nil
-	})
+	}
+	err := db.ask(ctx, "asking for path infos",
+		func(c *conn, v *view) error {
+			return ask(func(p storepath.Path) (*store.PathInfo, error) { return db.seenInfo(v, p, c.names()) })
+		},
+		func(c *conn) error {
+			return ask(func(p storepath.Path) (*store.PathInfo, error) { return db.info(c, p, c.names()) })
+		})
 	if err != nil {
 		return nil, err
 	}
@@ -169,21 +182,29 @@ func (db *DB) paths(c *conn, sql, param, table string) ([]storepath.Path, error)
 // Referrers gives, for each of paths, the valid paths that refer to it, sorted.
 func (db *DB) Referrers(ctx context.Context, paths []storepath.Path) ([][]storepath.Path, error) {
 	var lists [][]storepath.Path
-	err := db.read(ctx, "asking for referrers", func(c *conn) error {
+	ask := func(referrers func(path string) ([]storepath.Path, error)) error {
 		lists = make([][]storepath.Path, len(paths))
 		for i, p := range paths {
 			if err := interrupted(ctx, i); err != nil {
 				return err
 			}
 			var err error
-			lists[i], err = db.paths(c, "select path from Refs join ValidPaths on referrer = id "+
-				"where reference = (select id from ValidPaths where path = ?)", db.o.Dir.Print(p), "ValidPaths")
-			if err != nil {
+			if lists[i], err = referrers(db.o.Dir.Print(p)); err != nil {
 				return err
 			}
 		}
 		return nil
-	})
+	}
+	err := db.ask(ctx, "asking for referrers",
+		func(c *conn, v *view) error {
+			return ask(func(path string) ([]storepath.Path, error) { return db.seenReferrers(v, path, c.names()) })
+		},
+		func(c *conn) error {
+			return ask(func(path string) ([]storepath.Path, error) {
+				return db.paths(c, "select path from Refs join ValidPaths on referrer = id "+
+					"where reference = (select id from ValidPaths where path = ?)", path, "ValidPaths")
+			})
+		})
 	if err != nil {
 		return nil, err
 	}
@@ -232,7 +253,14 @@ func (db *DB) PathFromHashPart(ctx context.Context, hashPart string) (storepath.
 		return found, err
 	}
 	prefix := string(db.o.Dir) + "/" + hashPart
-	err := db.read(ctx, "asking for a hash part", func(c *conn) error {
+	err := db.ask(ctx, "asking for a hash part", func(_ *conn, v *view) error {
+		path, err := v.next(prefix)
+		found = storepath.Path{}
+		if err == nil && path != "" {
+			found, err = db.o.Dir.Parse(path)
+		}
+		return err
+	}, func(c *conn) error {
 		found = storepath.Path{}
 		// The next path in order, that is; "like" would not use the index.
 		return c.query("select path from ValidPaths where path >= ? limit 1",

@@ -15,13 +15,19 @@ import (
 // read makes a request of one read transaction. f may be called several times,
 // and then only the last time counts.
 func (db *DB) read(ctx context.Context, op string, f func(*conn) error) error {
+	return db.reading(ctx, op, func(c *conn) error { return c.transaction("begin", f) })
+}
+
+// reading lends f a connection. f may be called several times, and then only the
+// last time counts.
+func (db *DB) reading(ctx context.Context, op string, f func(*conn) error) error {
 	corrupt := false
 	return db.retry(ctx, op, func() error {
 		c, err := db.acquire(ctx, false)
 		if err != nil {
 			return err
 		}
-		err = c.transaction("begin", f)
+		err = f(c)
 		if db.o.ReadOnly && !c.h.same(db.file) {
 			err = errChanged // while it was read, so what was read is worth nothing
 		}

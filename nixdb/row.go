@@ -17,35 +17,49 @@ import (
 // infoColumns are the columns of ValidPaths that scanInfo reads, in its order.
 const infoColumns = "id, path, hash, registrationTime, deriver, narSize, ultimate, sigs, ca"
 
+// infoRow is a row of infoColumns. What is null there is zero here.
+type infoRow struct {
+	id                              int64
+	path, hash, deriver, sigs, ca   string
+	registered, narSize, isUltimate int64
+}
+
 // scanInfo makes a path info, but for the references, of a row of infoColumns.
 func (db *DB) scanInfo(s *sqlite.Stmt) (id int64, info *store.PathInfo, err error) {
-	id = s.ColumnInt64(0)
-	text := s.ColumnText(1)
-	damaged := func(err error) error { return &RowError{Table: "ValidPaths", Key: text, Err: err} }
-	info = &store.PathInfo{Registered: s.ColumnInt64(3), Ultimate: s.ColumnInt64(6) == 1}
-	if info.Path, err = db.o.Dir.Parse(text); err != nil {
-		return id, nil, &RowError{Table: "ValidPaths", Key: rowKey(id)(), Err: err}
+	r := infoRow{
+		id: s.ColumnInt64(0), path: s.ColumnText(1), hash: s.ColumnText(2), registered: s.ColumnInt64(3), deriver: s.ColumnText(4),
+		narSize: s.ColumnInt64(5), isUltimate: s.ColumnInt64(6), sigs: s.ColumnText(7), ca: s.ColumnText(8),
 	}
-	if info.NarHash, err = nixhash.Parse(s.ColumnText(2)); err != nil {
-		return id, nil, damaged(fmt.Errorf("hash: %w", err))
+	info, err = db.parseInfo(&r)
+	return r.id, info, err
+}
+
+// parseInfo understands a row.
+func (db *DB) parseInfo(r *infoRow) (info *store.PathInfo, err error) {
+	damaged := func(err error) error { return &RowError{Table: "ValidPaths", Key: r.path, Err: err} }
+	info = &store.PathInfo{Registered: r.registered, Ultimate: r.isUltimate == 1}
+	if info.Path, err = db.o.Dir.Parse(r.path); err != nil {
+		return nil, &RowError{Table: "ValidPaths", Key: rowKey(r.id)(), Err: err}
 	}
-	if d := s.ColumnText(4); d != "" {
-		if info.Deriver, err = db.o.Dir.Parse(d); err != nil {
-			return id, nil, damaged(fmt.Errorf("deriver: %w", err))
+	if info.NarHash, err = nixhash.Parse(r.hash); err != nil {
+		return nil, damaged(fmt.Errorf("hash: %w", err))
+	}
+	if r.deriver != "" {
+		if info.Deriver, err = db.o.Dir.Parse(r.deriver); err != nil {
+			return nil, damaged(fmt.Errorf("deriver: %w", err))
 		}
 	}
-	if size := s.ColumnInt64(5); size >= 0 {
-		info.NarSize = uint64(size)
-	} else {
-		return id, nil, damaged(fmt.Errorf("narSize is %d", size))
+	if r.narSize < 0 {
+		return nil, damaged(fmt.Errorf("narSize is %d", r.narSize))
 	}
-	if info.Signatures, err = parseSignatures(s.ColumnText(7)); err != nil {
-		return id, nil, damaged(err)
+	info.NarSize = uint64(r.narSize)
+	if info.Signatures, err = parseSignatures(r.sigs); err != nil {
+		return nil, damaged(err)
 	}
-	if info.CA, err = storepath.ParseContentAddress(s.ColumnText(8)); err != nil {
-		return id, nil, damaged(err)
+	if info.CA, err = storepath.ParseContentAddress(r.ca); err != nil {
+		return nil, damaged(err)
 	}
-	return id, info, nil
+	return info, nil
 }
 
 // scanPath reads a path in the first column, of the row of a table that is found

@@ -56,6 +56,15 @@ type Lister interface {
 	AllPaths(ctx context.Context) iter.Seq2[storepath.Path, error]
 }
 
+// BulkLister is a [Lister] that can give all paths at once, in little memory. Who has
+// found a Lister asks that very value whether it is one.
+type BulkLister interface {
+	Lister
+	// ListPaths gives the valid paths as of one moment. The list may be shared: it
+	// must not be added to.
+	ListPaths(ctx context.Context) (*storepath.List, error)
+}
+
 // InfoLister lists everything with its infos, in an order in which references
 // need not come first.
 type InfoLister interface {

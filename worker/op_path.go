@@ -122,14 +122,31 @@ func serveQueryAllValidPaths(ctx context.Context, s *session) error {
 	if err != nil {
 		return err
 	}
-	var all []storepath.Path // the answer begins with their number
+	all, err := listPaths(ctx, l)
+	if err != nil {
+		return err
+	}
+	s.stop()
+	s.out.Uint64(uint64(all.Len()))
+	for p := range all.All() {
+		s.out.path(p)
+	}
+	return nil
+}
+
+// listPaths gathers all paths, as the answer begins with their number.
+func listPaths(ctx context.Context, l store.Lister) (*storepath.List, error) {
+	if b, ok := l.(store.BulkLister); ok {
+		return b.ListPaths(ctx)
+	}
+	all := new(storepath.List)
 	for p, err := range l.AllPaths(ctx) {
 		if err != nil {
-			return err
+			return nil, err
 		}
-		all = append(all, p)
+		all.Add(p)
 	}
-	return s.answerPaths(all, nil)
+	return all, nil
 }
 
 // AllPaths implements store.Lister. It takes a connection of its own, so that

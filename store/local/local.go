@@ -31,6 +31,7 @@ import (
 
 	"github.com/strata-nix/strata/builder"
 	"github.com/strata-nix/strata/derivation"
+	"github.com/strata-nix/strata/gc"
 	"github.com/strata-nix/strata/nixdb"
 	"github.com/strata-nix/strata/store"
 	"github.com/strata-nix/strata/storepath"
@@ -49,6 +50,9 @@ type Layering struct {
 	// Deletable is the directory of the objects that this store may delete; Real
 	// unless set. (The upper layer, when Real is a merged directory.)
 	Deletable string
+	// Aside moves entries of the store directory away before they are deleted, see
+	// gc.Parts; nil: it takes a rename.
+	Aside func(ctx context.Context, moves []gc.Move)
 	// Remove deletes entries of the store directory and tells how many bytes left
 	// the disk; removing the tree from Real unless set.
 	Remove func(ctx context.Context, names []string) (freed uint64, err error)
@@ -106,6 +110,7 @@ var _ interface {
 	store.TempRooter
 	store.RootKeeper
 	store.Collector
+	store.Explainer
 	store.Verifier
 	store.Planner
 	store.Ensurer
@@ -296,6 +301,9 @@ func (s *Store) isValid(ctx context.Context, p storepath.Path) (bool, error) {
 func (s *Store) AllPaths(ctx context.Context) iter.Seq2[storepath.Path, error] {
 	return s.db.AllPaths(ctx)
 }
+
+// ListPaths implements store.BulkLister.
+func (s *Store) ListPaths(ctx context.Context) (*storepath.List, error) { return s.db.ListPaths(ctx) }
 
 // AllPathInfos lists the database.
 func (s *Store) AllPathInfos(ctx context.Context) iter.Seq2[*store.PathInfo, error] {

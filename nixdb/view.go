@@ -1,0 +1,234 @@
+package nixdb
+
+import (
+	"context"
+	"strings"
+	"sync/atomic"
+
+	"github.com/strata-nix/strata/nixdb/btree"
+)
+
+// view answers the questions that are asked most by reading pages directly, for a
+// few microseconds each where SQL takes tens. Whatever it cannot tell for certain is
+// asked of SQLite: a view has no errors of its own.
+type view struct {
+	src    *pageSource
+	file   *btree.File
+	layout *layout
+}
+
+// maxLooks is how often a view looks again when something was committed meanwhile.
+const maxLooks = 3
+
+// For tests: whether SQLite is to be asked everything, and how often it was not.
+var (
+	noViews   atomic.Bool
+	lookCount atomic.Int64
+)
+
+// view gives the view of a connection, nil if it cannot have one.
+func (c *conn) view() *view {
+	if noViews.Load() {
+		return nil
+	}
+	if c.seen == nil && !c.blind {
+		c.blind = true
+		if v, err := newView(c); err == nil {
+			c.seen, c.blind = v, false
+		}
+	}
+	return c.seen
+}
+
+func newView(c *conn) (*view, error) {
+	if c.h == nil || c.h.access == withLog {
+		return nil, errUnseen
+	}
+	l, err := readLayout(c) // this also makes SQLite open the log
+	if err != nil {
+		return nil, err
+	}
+	src, err := newPageSource(c.Conn, c.h.state)
+	if err != nil {
+		return nil, err
+	}
+	if !src.wal && c.h.access != immutable || !src.begin() {
+		return nil, errUnseen
+	}
+	f, err := btree.Open(src)
+	if err != nil {
+		return nil, err
+	}
+	return &view{src: src, file: f, layout: l}, nil
+}
+
+// look does f, which asks the view, and tells whether it worked, all on one state of
+// the database. f may be called several times, and then only the last time counts.
+func (c *conn) look(f func(*conn, *view) error) bool {
+	v := c.view()
+	if v == nil {
+		return false
+	}
+	for range maxLooks {
+		if !v.src.begin() {
+			return false
+		}
+		cookie, err := v.file.SchemaCookie()
+		if err == nil && cookie != v.layout.cookie {
+			c.seen = nil // to be made anew
+			return false
+		}
+		if err == nil {
+			err = f(c, v)
+		}
+		if v.src.unchanged() {
+			lookCount.Add(1)
+			return err == nil
+		}
+		c.known = nil // what was learnt just now may be wrong
+	}
+	return false
+}
+
+// ask makes a request of fast, if it works, and otherwise of slow in a transaction.
+func (db *DB) ask(ctx context.Context, op string, fast func(*conn, *view) error, slow func(*conn) error) error {
+	return db.reading(ctx, op, func(c *conn) error {
+		if c.look(fast) {
+			return nil
+		}
+		return c.transaction("begin", slow)
+	})
+}
+
+// id gives the number of a valid path, 0 if it is not valid.
+func (v *view) id(path string) (id int64, err error) {
+	err = v.file.Tree(v.layout.pathIndex).Scan(btree.Text(path), func(r btree.Record) (bool, error) {
+		var col [2]btree.Value // path, number
+		if n, err := r.Columns(col[:]); err != nil || n != 2 || col[1].Kind != btree.Integer {
+			return false, errUnseen
+		}
+		id = col[1].Int
+		return false, nil
+	})
+	return id, err
+}
+
+// row gives the row of a valid path, false if there is none with this number.
+func (v *view) row(id int64) (row infoRow, ok bool, err error) {
+	r, ok, err := v.file.Tree(v.layout.paths).Row(id)
+	if err != nil || !ok {
+		return row, false, err
+	}
+	return v.understand(id, r)
+}
+
+// understand takes a row of ValidPaths apart.
+func (v *view) understand(id int64, r btree.Record) (row infoRow, ok bool, err error) {
+	var columns [maxColumns]btree.Value
+	if _, err := r.Columns(columns[:v.layout.width]); err != nil {
+		return row, false, err
+	}
+	row.id = id
+	texts := [...]*string{colPath: &row.path, colHash: &row.hash, colDeriver: &row.deriver, colSigs: &row.sigs, colCA: &row.ca}
+	numbers := [...]*int64{colRegistered: &row.registered, colNarSize: &row.narSize, colUltimate: &row.isUltimate}
+	for i, at := range v.layout.at {
+		value := &columns[at]
+		switch {
+		case value.Kind == btree.Null:
+		case i < len(texts) && texts[i] != nil && value.Kind == btree.TextKind:
+			*texts[i] = string(value.Text)
+		case i < len(numbers) && numbers[i] != nil && value.Kind == btree.Integer:
+			*numbers[i] = value.Int
+		default: // SQLite would convert it
+			return row, false, errUnseen
+		}
+	}
+	return row, true, nil
+}
+
+// path gives just the path of a row.
+func (v *view) path(id int64) (string, error) {
+	r, ok, err := v.file.Tree(v.layout.paths).Row(id)
+	if err != nil || !ok {
+		return "", errUnseen
+	}
+	return v.pathOf(r)
+}
+
+func (v *view) pathOf(r btree.Record) (string, error) {
+	var columns [maxColumns]btree.Value
+	at := v.layout.at[colPath]
+	if _, err := r.Columns(columns[:at+1]); err != nil || columns[at].Kind != btree.TextKind {
+		return "", errUnseen
+	}
+	return string(columns[at].Text), nil
+}
+
+// references gives the numbers that the path with a number refers to.
+func (v *view) references(id int64, to []int64) ([]int64, error) {
+	err := v.file.Tree(v.layout.refsIndex).Scan(btree.Int(id), func(r btree.Record) (bool, error) {
+		var col [2]btree.Value // referrer, reference
+		if n, err := r.Columns(col[:]); err != nil || n != 2 || col[1].Kind != btree.Integer {
+			return false, errUnseen
+		}
+		to = append(to, col[1].Int)
+		return true, nil
+	})
+	return to, err
+}
+
+// referrers gives the numbers that refer to the path with a number.
+func (v *view) referrers(id int64, to []int64) ([]int64, error) {
+	first := len(to)
+	err := v.file.Tree(v.layout.referenceIndex).Scan(btree.Int(id), func(r btree.Record) (bool, error) {
+		var col [2]btree.Value // reference, number of the row
+		if n, err := r.Columns(col[:]); err != nil || n != 2 || col[1].Kind != btree.Integer {
+			return false, errUnseen
+		}
+		to = append(to, col[1].Int)
+		return true, nil
+	})
+	if err != nil {
+		return nil, err
+	}
+	for i := first; i < len(to); i++ {
+		var col [2]btree.Value
+		r, ok, err := v.file.Tree(v.layout.refs).Row(to[i])
+		if err != nil || !ok {
+			return nil, errUnseen
+		}
+		if n, err := r.Columns(col[:]); err != nil || n != 2 || col[v.layout.referrer].Kind != btree.Integer {
+			return nil, errUnseen
+		}
+		to[i] = col[v.layout.referrer].Int
+	}
+	return to, nil
+}
+
+// next gives the first valid path that begins with a prefix, "" if there is none.
+func (v *view) next(prefix string) (path string, err error) {
+	err = v.file.Tree(v.layout.pathIndex).Scan(btree.TextFrom(prefix), func(r btree.Record) (bool, error) {
+		var col [1]btree.Value
+		if n, err := r.Columns(col[:]); err != nil || n != 1 || col[0].Kind != btree.TextKind {
+			return false, errUnseen
+		}
+		path = string(col[0].Text)
+		return false, nil
+	})
+	if !strings.HasPrefix(path, prefix) {
+		path = ""
+	}
+	return path, err
+}
+
+// page visits the rows of a page of a listing; see pages.
+func (v *view) page(after, upTo int64, visit func(id int64, r btree.Record) error) error {
+	n := 0
+	return v.file.Tree(v.layout.paths).Rows(after, func(id int64, r btree.Record) (bool, error) {
+		if id > upTo || n == page {
+			return false, nil
+		}
+		n++
+		return true, visit(id, r)
+	})
+}
