@@ -27,6 +27,7 @@ var commands = []struct {
 	{groupServe, newRefreshCommand},
 	{groupServe, newDaemonCommand},
 	{groupServe, newServeCommand},
+	{groupServe, newLazyCommand},
 	{groupServe, newPingCommand},
 
 	{groupRead, newCatCommand},
@@ -121,6 +122,7 @@ var (
 	anyArgs    = usageArgs(cobra.ArbitraryArgs)
 	exactlyOne = usageArgs(cobra.ExactArgs(1))
 	exactlyTwo = usageArgs(cobra.ExactArgs(2))
+	atLeastTwo = usageArgs(cobra.MinimumNArgs(2))
 )
 
 func usageArgs(check cobra.PositionalArgs) cobra.PositionalArgs {

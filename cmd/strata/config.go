@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"context"
 	"fmt"
+	"log/slog"
 	"os"
 	"path/filepath"
 	"slices"
@@ -41,7 +42,7 @@ type config struct {
 	pool                *substitute.Pool // of all stores that this process opens
 	trustedSubstituters []string         // for clients that are not trusted
 	waitForLowers       time.Duration
-	tolerant            bool             // layered stores are opened although their mount is wrong
+	tolerant            bool            // layered stores are opened although their mount is wrong
 	forDaemon           *worker.Options // settings for a daemon that builds
 	tellDaemon          bool            // it gets them
 
@@ -49,6 +50,7 @@ type config struct {
 	secretKeyFiles []string          // to sign with
 	sshOptions     []string          // of NIX_SSHOPTS
 	tell           func(line string) // what commands of stores write to standard error
+	log            *slog.Logger      // what stores have to say that nobody asked; nil: nothing
 
 	warnings   []string
 	passedOver []string // settings that are not obeyed, for those whom it matters to

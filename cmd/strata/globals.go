@@ -68,6 +68,7 @@ func (g *globals) config() (*config, error) {
 		g.progress.Log(activity.Warn, "warning: "+w)
 	}
 	c.tell = func(line string) { g.progress.Log(activity.Error, line) }
+	c.log = g.log()
 	g.cfg = c
 	return c, nil
 }

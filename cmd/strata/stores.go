@@ -37,6 +37,7 @@ func init() { // openers of layered stores lead back here
 		"http":          openHTTPCache,
 		"https":         openHTTPCache,
 		"s3":            openS3,
+		"lazy":          openLazy,
 	}
 }
 

@@ -1,0 +1,185 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"os/exec"
+	"os/signal"
+	"path/filepath"
+	"strings"
+
+	"github.com/spf13/cobra"
+	"golang.org/x/sys/unix"
+
+	"github.com/strata-nix/strata/fusefs"
+	"github.com/strata-nix/strata/stack"
+	"github.com/strata-nix/strata/store"
+)
+
+type lazyMountOptions struct {
+	lazyFlags
+	socket string
+}
+
+func newLazyMountCommand(g *globals) *cobra.Command {
+	var o lazyMountOptions
+	cmd := &cobra.Command{
+		Use:   "mount URI... DIR",
+		Short: "Show a binary cache as a read-only directory",
+		Long: `Show one or more binary caches as a read-only directory of store objects, until
+SIGTERM or Ctrl-C. What the caches have is there; 'ls' lists what somebody has
+looked at. Objects count that a key of trusted-public-keys has signed, or that are
+from a cache with the parameter trusted=true.
+
+This process keeps the mount, and another one serves it. That one may be killed
+or, by SIGHUP, replaced by one of a newer program: programs that use the mount wait
+for a moment and go on. Run by a systemd service that has a FileDescriptorStoreMax=, this
+one may be restarted as well.
+
+With --socket, store clients learn there what is valid: Nix 2.34 can have it for a
+lower store, 'local-overlay://?lower-store=unix://PATH?real=DIR&…'.`,
+		Example: `  strata lazy mount https://cache.nixos.org /mnt/cache
+  strata lazy mount 'file:///srv/cache?trusted=true' https://cache.nixos.org ./store`,
+		Args: atLeastTwo,
+		RunE: runner(func(ctx context.Context, args []string) error { return runLazyMount(ctx, g, o, args) }),
+	}
+	o.add(cmd.Flags())
+	cmd.Flags().StringVar(&o.socket, "socket", "", "answer store clients on the socket at `PATH`")
+	return cmd
+}
+
+func runLazyMount(ctx context.Context, g *globals, o lazyMountOptions, args []string) error {
+	from := args[:len(args)-1]
+	dir, err := filepath.Abs(args[len(args)-1])
+	if err != nil {
+		return err
+	}
+	ref, err := o.reference(from, dir)
+	if err != nil {
+		return err
+	}
+	if o.socket != "" {
+		if o.socket, err = filepath.Abs(o.socket); err != nil {
+			return err
+		}
+	}
+	if err := checkLazy(ctx, g, ref); err != nil {
+		return err
+	}
+	if !mayMount() {
+		return errors.New("mounting needs root, or a user namespace: 'unshare --user --map-root-user --mount strata lazy mount …'")
+	}
+	return keepLazy(ctx, g, ref, dir, o.socket)
+}
+
+// checkLazy finds what is wrong with a store before anything is mounted.
+func checkLazy(ctx context.Context, g *globals, ref store.Reference) error {
+	c, err := g.config()
+	if err != nil {
+		return err
+	}
+	st, err := c.openLazy(ctx, ref)
+	if err != nil {
+		return err
+	}
+	return st.Close()
+}
+
+// keepLazy mounts a lazy store and has it served until ctx ends.
+func keepLazy(ctx context.Context, g *globals, ref store.Reference, dir, socket string) error {
+	places := filepath.Join(stack.RuntimeDir(), "lazy")
+	if err := os.MkdirAll(places, 0o755); err != nil {
+		return err
+	}
+	state, err := os.MkdirTemp(places, filepath.Base(dir)+"-")
+	if err != nil {
+		return err
+	}
+	defer os.RemoveAll(state) //nolint:errcheck // of a mount that is gone
+	conn, _, err := fusefs.Mount(fusefs.MountOptions{Target: dir, Name: "strata-lazy"})
+	if err != nil {
+		return err
+	}
+	defer conn.Close()
+	ended, cancel := context.WithCancel(context.WithoutCancel(ctx))
+	defer cancel()
+	stop := context.AfterFunc(ctx, func() {
+		err := unix.Unmount(dir, unix.UMOUNT_NOFOLLOW)
+		if errors.Is(err, unix.EBUSY) {
+			g.log().Warn(fmt.Sprintf("'%s' is in use; it is detached, and served until nobody uses it any more", dir))
+			err = unix.Unmount(dir, unix.UMOUNT_NOFOLLOW|unix.MNT_DETACH)
+		}
+		if err != nil {
+			g.log().Error(fmt.Sprintf("unmounting '%s': %v", dir, err))
+			cancel()
+		}
+	})
+	defer stop()
+	replace := make(chan struct{}, 1)
+	forward(ended, unix.SIGHUP, replace)
+	if err := g.out.println(fmt.Sprintf("ready: %s", dir)); err != nil {
+		return err
+	}
+	if err := g.out.flush(); err != nil {
+		return err
+	}
+	return fusefs.Keep(ended, conn, fusefs.KeepOptions{
+		Command: g.lazyServeCommand(ref, state, socket), Replace: replace, Log: g.log(),
+	})
+}
+
+// forward makes a signal known on a channel until ctx ends.
+func forward(ctx context.Context, sig os.Signal, to chan<- struct{}) {
+	signals := make(chan os.Signal, 1)
+	signal.Notify(signals, sig)
+	go func() {
+		defer signal.Stop(signals)
+		for {
+			select {
+			case <-ctx.Done():
+				return
+			case <-signals:
+				select {
+				case to <- struct{}{}:
+				default:
+				}
+			}
+		}
+	}()
+}
+
+// lazyServeCommand makes the commands of processes that serve a mount.
+func (g *globals) lazyServeCommand(ref store.Reference, state, socket string) func(takeOver bool) *exec.Cmd {
+	args := []string{"lazy", "serve", "--store", ref.String(), "--state", state, "--log-format", g.logFormat}
+	if socket != "" {
+		args = append(args, "--socket", socket)
+	}
+	for _, o := range g.options {
+		name, value, _ := strings.Cut(o, "=")
+		args = append(args, "--option", name, value)
+	}
+	for range g.verbose {
+		args = append(args, "-v")
+	}
+	if g.quiet {
+		args = append(args, "--quiet")
+	}
+	return func(takeOver bool) *exec.Cmd {
+		// By its path rather than /proc/self/exe, so that a newer program takes over.
+		path, err := os.Executable()
+		if err != nil {
+			path = os.Args[0]
+		}
+		all := args
+		if takeOver {
+			all = append(all[:len(all):len(all)], "--take-over")
+		}
+		cmd := exec.Command(strings.TrimSuffix(path, " (deleted)"), all...)
+		cmd.Stdout, cmd.Stderr = os.Stderr, os.Stderr
+		// Ctrl-C is for the one that keeps the mount.
+		cmd.SysProcAttr = &unix.SysProcAttr{Setpgid: true}
+		return cmd
+	}
+}

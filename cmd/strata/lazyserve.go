@@ -1,0 +1,72 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"sync"
+
+	"github.com/strata-nix/strata/daemon"
+	"github.com/strata-nix/strata/fusefs"
+)
+
+// lazyServeOptions are what a process is told that serves a mount.
+type lazyServeOptions struct {
+	state, socket string
+	takeOver      bool
+}
+
+// fuseFD is where a process that serves a mount finds the connection.
+const fuseFD = 3
+
+func runLazyServe(ctx context.Context, g *globals, o lazyServeOptions) (err error) {
+	c, err := g.config()
+	if err != nil {
+		return err
+	}
+	ref, err := parseReference(g.storeURI)
+	if err != nil || ref.Scheme != "lazy" || o.state == "" {
+		return &usageError{errors.Join(errors.New("lazy serve needs --state, and a lazy store with --store"), err)}
+	}
+	conn := fusefs.NewConn(os.NewFile(fuseFD, "/dev/fuse"))
+	defer conn.Close()
+	st, err := c.openLazy(ctx, ref)
+	if err != nil {
+		return err
+	}
+	defer closeWith(st, &err)
+	objects, err := st.Objects(o.state)
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, objects.Close()) }()
+	// A process that serves a mount must not keep anything from being unmounted.
+	if err := os.Chdir("/"); err != nil {
+		return err
+	}
+	ctx, cancel := context.WithCancel(ctx)
+	var beside sync.WaitGroup
+	defer beside.Wait()
+	defer cancel()
+	beside.Go(func() { objects.Tell(ctx, conn) })
+	if o.socket != "" {
+		listeners, err := listen(o.socket)
+		if err != nil {
+			return err
+		}
+		s := daemon.New(daemon.Options{Store: st, Version: version, Users: c.users, Log: g.log()})
+		beside.Go(func() {
+			if err := s.Serve(ctx, listeners...); err != nil {
+				g.log().Error(fmt.Sprintf("serving '%s': %v", o.socket, err))
+			}
+		})
+	}
+	err = fusefs.Serve(ctx, conn, objects, fusefs.ServeOptions{
+		TakeOver: o.takeOver, UID: uint32(os.Geteuid()), GID: uint32(os.Getegid()), Log: g.log(),
+	})
+	if errors.Is(err, context.Canceled) {
+		return nil // it is to end
+	}
+	return err
+}
