@@ -251,3 +251,13 @@ func TestLegacyWithStockNix(t *testing.T) {
 		}
 	})
 }
+
+// Whatever a client sends, there is an answer or an error.
+func FuzzLegacy(f *testing.F) {
+	f.Fuzz(func(t *testing.T, sent []byte, write bool) {
+		_ = ServeLegacy(t.Context(), struct {
+			io.Reader
+			io.Writer
+		}{bytes.NewReader(sent), io.Discard}, LegacySession{Store: memstore.New(storepath.DefaultDir), Write: write})
+	})
+}
