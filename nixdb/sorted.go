@@ -63,3 +63,29 @@ func (db *DB) SortedRows(ctx context.Context, after storepath.Path) iter.Seq2[[]
 		}
 	}
 }
+
+// LookUp gives the row of each of paths, in their order; one without an ID is not there.
+// A hash that cannot be understood is zero.
+func (db *DB) LookUp(ctx context.Context, paths []storepath.Path) ([]Row, error) {
+	var rows []Row
+	err := db.read(ctx, "looking up paths", func(c *conn) error {
+		rows = make([]Row, len(paths))
+		for i, p := range paths {
+			if err := interrupted(ctx, i); err != nil {
+				return err
+			}
+			rows[i].Path = p
+			if err := c.query("select id, hash, narSize from ValidPaths where path = ?",
+				func(s *sqlite.Stmt) { s.BindText(1, db.o.Dir.Print(p)) },
+				func(s *sqlite.Stmt) error {
+					rows[i].ID, rows[i].NarSize = s.ColumnInt64(0), uint64(max(0, s.ColumnInt64(2)))
+					rows[i].NarHash, _ = nixhash.Parse(s.ColumnText(1))
+					return nil
+				}); err != nil {
+				return err
+			}
+		}
+		return nil
+	})
+	return rows, err
+}
