@@ -95,6 +95,7 @@ func runCopy(ctx context.Context, g *globals, o copyOptions, args []string) (err
 		if err := o.copy(ctx, t); err != nil {
 			return err
 		}
+		refreshOver(ctx, dst)
 	}
 	return o.print(g.out, dst.Dir(), wanted, t)
 }

@@ -314,11 +314,18 @@ command, which is ended by SIGTERM if consumers cannot be told any more.`,
 		Example: "  strata lease collecting /srv/base-leases -- sh collect.sh",
 		Args:    usageArgs(cobra.MinimumNArgs(2)),
 		RunE: runner(func(ctx context.Context, args []string) error {
+			command := args[1:]
+			if command[0] == "--" {
+				command = command[1:]
+			}
+			if len(command) == 0 {
+				return &usageError{errors.New("there is no command to run")}
+			}
 			p, err := g.place(ctx, args[0])
 			if err != nil {
 				return err
 			}
-			return runCollecting(ctx, p, args[1:])
+			return runCollecting(ctx, p, command)
 		}),
 	}
 	cmd.Flags().SetInterspersed(false)

@@ -9,7 +9,9 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"github.com/strata-nix/strata/activity"
 	"github.com/strata-nix/strata/stack"
+	"github.com/strata-nix/strata/store"
 )
 
 type refreshOptions struct {
@@ -42,6 +44,22 @@ The owners of lowers that take part are told anew what is used of them.`,
 	o.addFlags(cmd.Flags())
 	cmd.Flags().BoolVar(&o.json, "json", false, "print JSON")
 	return cmd
+}
+
+// refreshOver makes what was written to a store visible in the stacks of this machine
+// that have it for a lower. Those that cannot be asked notice it by themselves.
+func refreshOver(ctx context.Context, written store.Store) {
+	d, ok := store.As[store.Directory](written)
+	if !ok || d.RealDir() == "" {
+		return
+	}
+	refreshed, err := stack.RefreshOver(ctx, d.RealDir())
+	if err != nil {
+		activity.Warnf(ctx, "%v", err)
+	}
+	if len(refreshed) > 0 {
+		activity.Logf(ctx, activity.Info, "refreshed the stacks over it: %s", strings.Join(refreshed, ", "))
+	}
 }
 
 func runRefresh(ctx context.Context, g *globals, o refreshOptions) error {
