@@ -3,6 +3,7 @@ package local
 import (
 	"context"
 	"runtime"
+	"sync"
 	"sync/atomic"
 
 	"golang.org/x/sync/errgroup"
@@ -13,47 +14,66 @@ import (
 )
 
 // optimiseBatch is how many paths are kept from being collected at a time.
-const optimiseBatch = 256
+const optimiseBatch = 1024
 
 // Optimise makes equal files of the objects that this store may delete one, see
 // [store.Optimiser]. It may be interrupted at any time.
 func (s *Store) Optimise(ctx context.Context) error {
-	release, err := s.hold()
-	if err != nil {
-		return err
-	}
-	defer release()
-	var paths []storepath.Path
-	for p, err := range s.AllPaths(ctx) {
+	_, err := s.OptimiseWith(ctx, optimise.Request{Reflink: s.opts.Reflink})
+	return err
+}
+
+// OptimiseWith is Optimise as it is asked for, see [optimise.Optimiser].
+func (s *Store) OptimiseWith(ctx context.Context, r optimise.Request) (out optimise.Outcome, err error) {
+	if !r.DryRun {
+		release, err := s.hold()
 		if err != nil {
-			return err
+			return out, err
+		}
+		defer release()
+	}
+	var paths []storepath.Path
+	for p, err := range s.Own().AllPaths(ctx) {
+		if err != nil {
+			return out, err
 		}
 		paths = append(paths, p)
 	}
 	ctx, act := activity.Start(ctx, activity.Info, activity.OptimiseStore, "")
 	defer act.Stop()
-	var files, bytes atomic.Uint64
-	linker, err := optimise.New(s.real, optimise.Options{All: true, Warn: activity.Warnf, Linked: func(size, blocks uint64) {
-		files.Add(1)
-		bytes.Add(size)
-		act.Result(activity.FileLinked, activity.Int(size), activity.Int(blocks))
-	}})
+	linker, err := optimise.New(s.real, optimise.Options{
+		All: true, Layer: s.optimiseLayer(), DryRun: r.DryRun, Reflink: r.Reflink, Warn: activity.Warnf,
+		Linked: func(size, blocks uint64) { act.Result(activity.FileLinked, activity.Int(size), activity.Int(blocks)) },
+	})
 	if err != nil {
-		return err
+		return out, err
 	}
 	defer func() { _ = linker.Close() }()
-	for done := 0; done < len(paths) && err == nil; done += optimiseBatch {
-		act.Progress(uint64(done), uint64(len(paths)), 0, 0)
-		err = s.optimiseSome(ctx, linker, paths[done:min(done+optimiseBatch, len(paths))])
+	run := optimising{Store: s, linker: linker, dryRun: r.DryRun}
+	if err := run.inBatches(ctx, paths, func(int) {}, run.count); err != nil {
+		return out, err
 	}
+	progress := func(done int) { act.Progress(uint64(done), uint64(len(paths)), 0, 0) } //nolint:gosec // not negative
+	err = run.inBatches(ctx, paths, progress, run.link)
+	out.Stats = run.stats
 	const mebi = 1 << 20
-	activity.Logf(ctx, activity.Info, "%.1f MiB freed by hard-linking %d files", float64(bytes.Load())/mebi, files.Load())
-	return err
+	if !r.DryRun {
+		activity.Logf(ctx, activity.Info, "%.1f MiB freed by hard-linking %d files", float64(out.Bytes)/mebi, out.Files)
+	}
+	return out, err
+}
+
+// optimiseLayer is where the objects of an upper layer are, "" for a plain store.
+func (s *Store) optimiseLayer() string {
+	if s.layer.Deletable == s.real {
+		return ""
+	}
+	return s.layer.Deletable
 }
 
 // optimiseNew does that for an object that is just put in place.
 func (s *Store) optimiseNew(ctx context.Context, p storepath.Path) error {
-	linker, err := optimise.New(s.real, optimise.Options{Warn: activity.Warnf})
+	linker, err := optimise.New(s.real, optimise.Options{Layer: s.optimiseLayer(), Reflink: s.opts.Reflink, Warn: activity.Warnf})
 	if err != nil {
 		return err
 	}
@@ -62,26 +82,78 @@ func (s *Store) optimiseNew(ctx context.Context, p storepath.Path) error {
 	return err
 }
 
-func (s *Store) optimiseSome(ctx context.Context, linker *optimise.Linker, paths []storepath.Path) error {
-	roots := s.NewTempRoots()
-	defer func() { _ = roots.Close() }()
-	if err := roots.Add(ctx, paths); err != nil {
-		return err
+// optimising is one run over the whole store.
+type optimising struct {
+	*Store
+	linker *optimise.Linker
+	dryRun bool
+
+	mu    sync.Mutex
+	stats optimise.Stats
+}
+
+// inBatches deals with all paths, many at a time.
+func (o *optimising) inBatches(ctx context.Context, paths []storepath.Path, progress func(done int), do func(context.Context, []storepath.Path) error) error {
+	for done := 0; done < len(paths); done += optimiseBatch {
+		progress(done)
+		if err := do(ctx, paths[done:min(done+optimiseBatch, len(paths))]); err != nil {
+			return err
+		}
 	}
-	valid, err := s.Own().ValidPaths(ctx, paths)
+	return nil
+}
+
+// count takes notice of some objects. They may vanish meanwhile.
+func (o *optimising) count(ctx context.Context, paths []storepath.Path) error {
+	return o.each(ctx, bases(paths), o.linker.Count)
+}
+
+// link deals with some objects, which are kept meanwhile.
+func (o *optimising) link(ctx context.Context, paths []storepath.Path) error {
+	if !o.dryRun {
+		roots := o.NewTempRoots()
+		defer func() { _ = roots.Close() }()
+		if err := roots.Add(ctx, paths); err != nil {
+			return err
+		}
+	}
+	valid, err := o.Own().ValidPaths(ctx, paths)
 	if err != nil {
 		return err
 	}
-	names := make([]string, len(valid))
-	for i, p := range valid {
+	return o.each(ctx, bases(valid), func(ctx context.Context, name string) error {
+		s, err := o.linker.Object(ctx, name)
+		o.mu.Lock()
+		defer o.mu.Unlock()
+		o.stats.Add(s)
+		return err
+	})
+}
+
+func bases(paths []storepath.Path) []string {
+	names := make([]string, len(paths))
+	for i, p := range paths {
 		names[i] = p.Base()
 	}
+	return names
+}
+
+// each calls f for the objects of a batch that this store may delete, several at a time.
+func (o *optimising) each(ctx context.Context, names []string, f func(context.Context, string) error) error {
+	names = o.present(names)
+	var next atomic.Int64
 	group, ctx := errgroup.WithContext(ctx)
-	group.SetLimit(runtime.GOMAXPROCS(0))
-	for _, name := range s.present(names) {
+	for range runtime.GOMAXPROCS(0) {
 		group.Go(func() error {
-			_, err := linker.Object(ctx, name)
-			return err
+			for {
+				i := int(next.Add(1)) - 1
+				if i >= len(names) {
+					return nil
+				}
+				if err := f(ctx, names[i]); err != nil {
+					return err
+				}
+			}
 		})
 	}
 	return group.Wait()

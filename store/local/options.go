@@ -5,6 +5,7 @@ import (
 
 	"github.com/strata-nix/strata/builder"
 	"github.com/strata-nix/strata/lease"
+	"github.com/strata-nix/strata/optimise"
 	"github.com/strata-nix/strata/store"
 	"github.com/strata-nix/strata/storepath"
 	"github.com/strata-nix/strata/substitute"
@@ -52,6 +53,10 @@ type Options struct {
 	AllowSymlinkedStore   bool   // "allow-symlinked-store"
 	CADerivations         bool   // the experimental feature ca-derivations is on
 	GitHashing            bool   // the experimental feature git-hashing is on
+
+	// Reflink says whether equal files share blocks instead of an inode
+	// ("optimise-reflink").
+	Reflink optimise.Reflink
 
 	// Leases is the place in which those who have this store for a lower say what they
 	// use of it; nil: there is none. SkipLeases are consumers whose leases keep nothing,

@@ -11,10 +11,10 @@ import (
 	"path/filepath"
 
 	"github.com/strata-nix/strata/activity"
+	"github.com/strata-nix/strata/gc"
 	"github.com/strata-nix/strata/nar"
 	"github.com/strata-nix/strata/overlayfs"
 	"github.com/strata-nix/strata/store"
-	"github.com/strata-nix/strata/storepath"
 )
 
 // CollectGarbage collects the upper's garbage, see [store.Collector]. Lower
@@ -25,6 +25,64 @@ func (s *Store) CollectGarbage(ctx context.Context, o store.GCOptions) (*store.G
 	}
 	res, err := s.Store.CollectGarbage(ctx, o)
 	return res, errors.Join(err, s.refresh(context.WithoutCancel(ctx)))
+}
+
+// aside moves entries of the merged directory away, see gc.Parts. Of what is not in
+// the upper layer it says that it is not there.
+func (s *Store) aside(ctx context.Context, moves []gc.Move) {
+	if s.opts.RemountHook != "" || s.opts.NoCheckMount {
+		s.asideForHook(ctx, moves)
+		return
+	}
+	list, which := make([]overlayfs.Aside, 0, len(moves)), make([]int, 0, len(moves))
+	for i := range moves {
+		if !s.inUpper(moves[i].Name) {
+			moves[i].Err = fs.ErrNotExist
+			continue
+		}
+		list = append(list, overlayfs.Aside{Removal: overlayfs.Removal{Name: moves[i].Name}, To: moves[i].To})
+		which = append(which, i)
+	}
+	r, err := overlayfs.NewRemover(s.Store.RealDir(), s.opts.UpperLayer)
+	if err != nil {
+		for _, i := range which {
+			moves[i].Err = err
+		}
+		return
+	}
+	defer func() { _ = r.Close() }()
+	r.Aside(ctx, list)
+	for n, i := range which {
+		moves[i].Err, moves[i].Freed = list[n].Err, uint64(list[n].Bytes) //nolint:gosec // a count of bytes
+		if list[n].LowerShows {
+			s.stale.Store(true)
+		}
+		switch {
+		case errors.Is(list[n].Err, overlayfs.ErrNotInUpper):
+			moves[i].Err = fs.ErrNotExist
+		case errors.Is(list[n].Err, overlayfs.ErrInUse):
+			activity.Warnf(ctx, "leaving '%s' in the upper layer: %v", moves[i].Name, list[n].Err)
+			moves[i].Err = fs.ErrNotExist // the next collection finds it
+		}
+	}
+}
+
+// asideForHook is aside as upstream does it, see removeForHook.
+func (s *Store) asideForHook(ctx context.Context, moves []gc.Move) {
+	for i := range moves {
+		m := &moves[i]
+		switch {
+		case !s.inUpper(m.Name):
+			m.Err = fs.ErrNotExist
+		case s.lowers.exists(m.Name):
+			// What is renamed behind the kernel's back must be deleted there, too.
+			freed, err := nar.RemoveTree(ctx, s.upperPath(m.Name))
+			m.Freed, m.Err = uint64(freed), err //nolint:gosec // a count of bytes
+			s.stale.Store(true)
+		default:
+			m.Err = gc.Rename(s.Store.RealDir(), m)
+		}
+	}
 }
 
 // remove deletes entries of the merged directory from the upper layer.
@@ -117,54 +175,4 @@ func (ls lowers) exists(name string) bool {
 		}
 	}
 	return false
-}
-
-// optimiseBatch is how many paths are compared with the lowers at a time.
-const optimiseBatch = 1000
-
-// Optimise drops objects from the upper layer that a lower has too, with the same
-// contents, whose rows stay, and makes equal files of the others one.
-func (s *Store) Optimise(ctx context.Context) error {
-	ctx, act := activity.Start(ctx, activity.Info, activity.OptimiseStore, "optimising the upper layer")
-	defer act.Stop()
-	defer s.noteRemoving(ctx)()
-	var paths []storepath.Path
-	for p, err := range s.Store.AllPaths(ctx) {
-		if err != nil {
-			return err
-		}
-		paths = append(paths, p)
-	}
-	var err error
-	for done := 0; done < len(paths) && err == nil; done += optimiseBatch {
-		act.Progress(uint64(done), uint64(len(paths)), 0, 0)
-		err = s.dropDuplicates(ctx, paths[done:min(done+optimiseBatch, len(paths))])
-	}
-	if err = errors.Join(err, s.refresh(context.WithoutCancel(ctx))); err != nil {
-		return err
-	}
-	return s.Store.Optimise(ctx)
-}
-
-func (s *Store) dropDuplicates(ctx context.Context, paths []storepath.Path) error {
-	below, err := s.lowers.PathInfos(ctx, paths)
-	if err != nil {
-		return err
-	}
-	here, err := s.Store.DB().PathInfos(ctx, paths)
-	if err != nil {
-		return err
-	}
-	var names []string
-	for i, info := range below {
-		switch {
-		case info == nil || here[i] == nil || !s.inUpper(paths[i].Base()):
-		case info.NarHash != here[i].NarHash:
-			activity.Warnf(ctx, "path '%s' is in the lower store with other contents; its copy in the upper layer stays", s.Dir().Print(paths[i]))
-		default:
-			names = append(names, paths[i].Base())
-		}
-	}
-	_, err = s.remove(ctx, names)
-	return err
 }

@@ -1,0 +1,263 @@
+package overlay
+
+import (
+	"context"
+	"errors"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"runtime"
+	"sync"
+	"sync/atomic"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/strata-nix/strata/activity"
+	"github.com/strata-nix/strata/internal/crashpoint"
+	"github.com/strata-nix/strata/optimise"
+	"github.com/strata-nix/strata/overlayfs"
+	"github.com/strata-nix/strata/store"
+	"github.com/strata-nix/strata/storepath"
+)
+
+var _ optimise.Optimiser = (*Store)(nil)
+
+// optimiseBatch is how many paths are compared with the lowers at a time.
+const optimiseBatch = 1000
+
+// Optimise drops objects from the upper layer that a lower has too, with the same
+// contents, whose rows stay, and makes equal files of the others one.
+func (s *Store) Optimise(ctx context.Context) error {
+	_, err := s.OptimiseWith(ctx, optimise.Request{Reflink: s.opts.Upper.Reflink})
+	return err
+}
+
+// OptimiseWith is Optimise as it is asked for, see [optimise.Optimiser].
+func (s *Store) OptimiseWith(ctx context.Context, r optimise.Request) (optimise.Outcome, error) {
+	var out optimise.Outcome
+	var paths []storepath.Path
+	for p, err := range s.Store.AllPaths(ctx) {
+		if err != nil {
+			return out, err
+		}
+		if s.inUpper(p.Base()) {
+			paths = append(paths, p)
+		}
+	}
+	dropped, err := s.DropDuplicates(ctx, paths, r.DryRun)
+	out.Dropped, out.DroppedBytes, out.InUse = uint64(len(dropped.Paths)), dropped.Bytes, uint64(len(dropped.InUse))
+	if err != nil {
+		return out, err
+	}
+	if !r.DryRun {
+		activity.Logf(ctx, activity.Info, "%d objects dropped that a lower store has", len(dropped.Paths))
+		if err := s.ownLinks(ctx); err != nil {
+			return out, err
+		}
+	}
+	rest, err := s.Store.OptimiseWith(ctx, r)
+	out.Stats = rest.Stats
+	return out, err
+}
+
+// Duplicates are objects of the upper layer that a lower has too.
+type Duplicates struct {
+	// Paths were dropped from the upper layer, or would be; Bytes is the space that this gave
+	// back. It is not known beforehand.
+	Paths []storepath.Path
+	Bytes uint64
+	// InUse had to stay as a process is in their directories. Differ have other contents in the
+	// lower, or less of them.
+	InUse, Differ []storepath.Path
+}
+
+// DropDuplicates drops those of paths from the upper layer that a lower has with the same
+// contents: with the same hash by both databases, and a tree of the same names, types and
+// sizes. Their rows stay. Everybody sees the lower's objects afterwards, and no whiteout stays. A
+// lower that cannot be asked is an error, and nothing is dropped that it might have.
+func (s *Store) DropDuplicates(ctx context.Context, paths []storepath.Path, dryRun bool) (out Duplicates, err error) {
+	ctx, act := activity.Start(ctx, activity.Info, activity.OptimiseStore, "dropping what lower stores have")
+	defer act.Stop()
+	if !dryRun {
+		defer s.noteRemoving(ctx)()
+	}
+	links, err := optimise.ReadLinks(s.RealDir(), s.opts.UpperLayer)
+	if err != nil {
+		return out, err
+	}
+	for done := 0; done < len(paths) && err == nil; done += optimiseBatch {
+		act.Progress(uint64(done), uint64(len(paths)), 0, 0) //nolint:gosec // not negative
+		some := paths[done:min(done+optimiseBatch, len(paths))]
+		var dups []storepath.Path
+		if dups, err = s.duplicates(ctx, some, &out); err != nil {
+			break
+		}
+		if dryRun {
+			out.Paths = append(out.Paths, dups...)
+		} else {
+			err = s.drop(ctx, dups, links, &out)
+		}
+	}
+	return out, errors.Join(err, s.refresh(context.WithoutCancel(ctx)))
+}
+
+// drop takes objects out of the upper layer.
+func (s *Store) drop(ctx context.Context, paths []storepath.Path, links *optimise.Links, out *Duplicates) error {
+	if len(paths) == 0 {
+		return nil
+	}
+	names := make([]string, len(paths))
+	var theirs []string
+	for i, p := range paths {
+		names[i] = p.Base()
+		theirs = append(theirs, links.Of(s.upperPath(names[i]))...)
+	}
+	freed, err := s.remove(ctx, names)
+	crashpoint.Reached("overlay: duplicates removed")
+	out.Bytes += freed + links.Drop(theirs)
+	for _, p := range paths {
+		if s.inUpper(p.Base()) {
+			out.InUse = append(out.InUse, p)
+		} else {
+			out.Paths = append(out.Paths, p)
+		}
+	}
+	return err
+}
+
+// duplicates finds those of paths that a lower has with the same contents.
+func (s *Store) duplicates(ctx context.Context, paths []storepath.Path, out *Duplicates) (dups []storepath.Path, err error) {
+	below, err := s.lowers.PathInfos(ctx, paths)
+	if err != nil {
+		return nil, err
+	}
+	here, err := s.Store.DB().PathInfos(ctx, paths)
+	if err != nil {
+		return nil, err
+	}
+	var both []*store.PathInfo
+	for i, info := range below {
+		if info == nil || here[i] == nil || !s.inUpper(paths[i].Base()) {
+			continue
+		}
+		if info.NarHash == here[i].NarHash {
+			both = append(both, info)
+			continue
+		}
+		out.Differ = append(out.Differ, paths[i])
+		activity.Warnf(ctx, "path '%s' is in the lower store with other contents; its copy in the upper layer stays", s.Dir().Print(paths[i]))
+	}
+	alike, err := s.alike(ctx, both)
+	for i, info := range both {
+		if alike[i] {
+			dups = append(dups, info.Path)
+		} else if err == nil {
+			out.Differ = append(out.Differ, info.Path)
+			activity.Warnf(ctx, "path '%s' is not whole in the lower store that has it; its copy in the upper layer stays", s.Dir().Print(info.Path))
+		}
+	}
+	return dups, err
+}
+
+// alike tells of each object whether the lower that would show has a tree like the upper's.
+func (s *Store) alike(ctx context.Context, infos []*store.PathInfo) ([]bool, error) {
+	out := make([]bool, len(infos))
+	errs := make([]error, len(infos))
+	var next atomic.Int64
+	var wg sync.WaitGroup
+	for range runtime.GOMAXPROCS(0) {
+		wg.Go(func() {
+			for ctx.Err() == nil {
+				i := int(next.Add(1)) - 1
+				if i >= len(infos) {
+					return
+				}
+				name := infos[i].Path.Base()
+				if below := s.lowers.showing(name); below != "" {
+					out[i], errs[i] = sameTree(s.upperPath(name), below)
+				}
+			}
+		})
+	}
+	wg.Wait()
+	return out, errors.Join(append(errs, context.Cause(ctx))...)
+}
+
+// showing is where the entry is that the kernel would show if the upper had none, "" if it
+// is nowhere.
+func (ls lowers) showing(name string) string {
+	for _, l := range ls {
+		path := filepath.Join(l.dir, name)
+		if _, err := os.Lstat(path); err == nil {
+			return path
+		}
+	}
+	return ""
+}
+
+// sameTree compares two trees without reading files: names, types, sizes, and targets of symlinks.
+func sameTree(a, b string) (bool, error) {
+	var x, y unix.Stat_t
+	if err := unix.Lstat(a, &x); err != nil {
+		return false, &fs.PathError{Op: "lstat", Path: a, Err: err}
+	}
+	if err := unix.Lstat(b, &y); err != nil {
+		if errors.Is(err, unix.ENOENT) {
+			return false, nil
+		}
+		return false, &fs.PathError{Op: "lstat", Path: b, Err: err}
+	}
+	if x.Mode&(unix.S_IFMT|unix.S_IXUSR) != y.Mode&(unix.S_IFMT|unix.S_IXUSR) {
+		return false, nil
+	}
+	switch x.Mode & unix.S_IFMT {
+	case unix.S_IFREG:
+		return x.Size == y.Size, nil
+	case unix.S_IFLNK:
+		s, err := os.Readlink(a)
+		t, errB := os.Readlink(b)
+		return s == t, errors.Join(err, errB)
+	case unix.S_IFDIR:
+		return sameEntries(a, b)
+	}
+	return false, nil
+}
+
+func sameEntries(a, b string) (bool, error) {
+	x, err := os.ReadDir(a)
+	y, errB := os.ReadDir(b)
+	if err = errors.Join(err, errB); err != nil || len(x) != len(y) {
+		return false, err
+	}
+	for i := range x { // both are sorted
+		if x[i].Name() != y[i].Name() {
+			return false, nil
+		}
+		if same, err := sameTree(filepath.Join(a, x[i].Name()), filepath.Join(b, x[i].Name())); !same || err != nil {
+			return false, err
+		}
+	}
+	return true, nil
+}
+
+// ownLinks gives the upper layer a directory of links that hides those of the lowers: to make
+// another link of a file of theirs would copy it up.
+func (s *Store) ownLinks(ctx context.Context) error {
+	dir := s.upperPath(optimise.LinksName)
+	err := os.Mkdir(dir, 0o755) //nolint:gosec // as Nix makes it
+	if err != nil && !errors.Is(err, fs.ErrExist) {
+		return err
+	}
+	if err == nil {
+		_ = os.Chmod(dir, 0o755) //nolint:gosec // whatever the umask is
+	}
+	if opaque, err := overlayfs.IsOpaque(dir); opaque || err != nil {
+		return err
+	}
+	if err := overlayfs.MarkComplete(dir); err != nil {
+		return err
+	}
+	crashpoint.Reached("overlay: links are the upper's own")
+	s.stale.Store(true)
+	return s.refresh(ctx)
+}
