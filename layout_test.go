@@ -48,10 +48,11 @@ var tiers = [][]string{
 
 // sideways are the edges within a tier, each with its reason.
 var sideways = map[edge]string{
-	{"image", "internal/mount"}:     "the kernel's mount interface, wrapped once for both kinds of mount",
-	{"overlayfs", "internal/mount"}: "the same",
-	{"fusefs", "internal/mount"}:    "the same",
-	{"nixconf", "internal/suggest"}: "names of settings are guessed like all others",
+	{"image", "internal/mount"}:          "the kernel's mount interface, wrapped once for both kinds of mount",
+	{"overlayfs", "internal/mount"}:      "the same",
+	{"overlayfs", "internal/crashpoint"}: "moments at which a test kills it",
+	{"fusefs", "internal/mount"}:         "the same",
+	{"nixconf", "internal/suggest"}:      "names of settings are guessed like all others",
 }
 
 // support is for tests and tools only, and may import anything that is not a

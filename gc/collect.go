@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"path/filepath"
 	"slices"
-	"strings"
 
 	"github.com/strata-nix/strata/activity"
 	"github.com/strata-nix/strata/internal/flock"
@@ -15,28 +14,31 @@ import (
 )
 
 // batch is how many paths are deleted in one transaction. Clients that want one
-// of them back wait for the whole batch.
-const batch = 256
+// of them back wait until the whole batch is out of sight.
+const batch = 1024
 
 // Parts is what a store hands to a collection of its garbage.
 type Parts struct {
 	Dir      storepath.Dir
 	StateDir string
-	// Graph loads what is valid. It is called once, after the temporary roots have
-	// been read.
-	Graph func(ctx context.Context) (Graph, Keeps, error)
-	// Entries lists the names in the store directory that this store could delete,
-	// without .links.
-	Entries func(ctx context.Context) ([]string, error)
-	// Invalidate makes paths invalid in one transaction; references among them do
-	// not matter. It gives back those that it left valid because something that
-	// came meanwhile refers to them.
+	// RealDir is the directory in which the objects are seen, Deletable the one in
+	// which those lie that may be deleted: the same, or the upper layer of RealDir.
+	RealDir, Deletable string
+	// Links is the name, in both, of the directory of links of an optimised store.
+	Links string
+	// Graph loads what is valid, with the sizes if they are wanted. It is called once,
+	// after the temporary roots have been read.
+	Graph func(ctx context.Context, sizes bool) (Graph, Keeps, error)
+	// Invalidate makes paths invalid in one transaction, which is on disk when it
+	// returns; references among them do not matter. It gives back those that it left valid
+	// because something that came meanwhile refers to them.
 	Invalidate func(ctx context.Context, paths []storepath.Path) (inUse []storepath.Path, err error)
-	// Present gives those of names of which there is something to be deleted; the
-	// others are made invalid and not spoken of. nil: all.
-	Present func(names []string) []string
-	// Remove deletes entries of the store directory, and tells how many bytes left
-	// the disk. Names that are not there are passed over.
+	// Aside moves entries of RealDir, and says in each how that went. nil: it takes a
+	// rename.
+	Aside func(ctx context.Context, moves []Move)
+	// Remove deletes entries of RealDir where they are, and tells how many bytes left
+	// the disk. It is for a disk on which no directory can be made any more. Names that are not
+	// there are passed over.
 	Remove func(ctx context.Context, names []string) (freed uint64, err error)
 	// Busy tells whether a temporary directory of the store is in use.
 	Busy func(name string) bool
@@ -46,6 +48,18 @@ type Parts struct {
 	RootsDaemon bool
 	// MoreRoots adds roots that only this store knows of; may be nil.
 	MoreRoots func(ctx context.Context) (store.Roots, error)
+}
+
+// layered tells that what is not in Deletable may be in a lower.
+func (p *Parts) layered() bool { return p.RealDir != p.Deletable }
+
+// links is the directory of links in which inodes can be looked at, "" if there is
+// none.
+func (p *Parts) links() string {
+	if p.Links == "" {
+		return ""
+	}
+	return filepath.Join(p.Deletable, p.Links)
 }
 
 // Collect collects garbage, see [store.Collector].
@@ -75,14 +89,17 @@ func Collect(ctx context.Context, p Parts, o store.GCOptions) (*store.GCResult, 
 	case o.Action == store.DeleteSpecific:
 		err = c.deleteSpecific(ctx)
 	case o.Action == store.ReturnLive:
-		c.reportLive()
-	case o.MaxFreed > 0:
+		err = c.listLive(ctx)
+	case o.MaxFreed == 0: // as in Nix
+	case o.Action == store.ReturnDead:
+		err = c.listDead(ctx)
+	default:
 		err = c.deleteDead(ctx)
 	}
 	if errors.Is(err, errLimit) {
 		err = nil
 	}
-	return c.result, err
+	return c.result, errors.Join(err, c.tidy(ctx))
 }
 
 // FindRoots finds all roots, temporary ones included, whose paths satisfy valid.
@@ -175,6 +192,12 @@ type collection struct {
 	graph Graph
 	keeps Keeps
 	alive bits
+	roots store.Roots // with where they come from, if somebody wants to know
+
+	trash   *trash  // nil until something is deleted
+	account *ledger // nil without a limit
+	linked  uint64  // bytes that go with links at the end
+	texts   texts   // of the result
 	// tempRooted has hash parts, so that a root keeps <path>.lock too.
 	tempRooted map[string]bool
 	rooted     storepath.Set
@@ -188,7 +211,7 @@ func (c *collection) load(ctx context.Context) error {
 	lasting := rootSet{}
 	if !c.opts.IgnoreLiveness {
 		var err error
-		if lasting, err = c.lastingRoots(ctx, true); err != nil {
+		if lasting, err = c.lastingRoots(ctx, c.opts.Survivors == 0); err != nil {
 			return err
 		}
 	}
@@ -196,7 +219,7 @@ func (c *collection) load(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	if c.graph, c.keeps, err = c.Graph(ctx); err != nil {
+	if c.graph, c.keeps, err = c.Graph(ctx, c.opts.Survivors > 0); err != nil {
 		return err
 	}
 	if c.opts.Action == store.DeleteSpecific && c.opts.IgnoreLiveness {
@@ -211,6 +234,10 @@ func (c *collection) load(ctx context.Context) error {
 	for p := range lasting {
 		c.root(p)
 	}
+	if c.opts.Survivors > 0 {
+		c.roots = store.Roots(lasting)
+		merge(c.roots, temp, false)
+	}
 	return nil
 }
 
@@ -219,160 +246,4 @@ func (c *collection) root(p storepath.Path) {
 	if i := c.graph.Find(p); i >= 0 {
 		mark(c.graph, c.keeps, c.alive, i)
 	}
-}
-
-func (c *collection) reportLive() {
-	for i := range c.graph.Len() {
-		if c.alive.has(i) {
-			c.result.Paths = append(c.result.Paths, c.Dir.Print(c.graph.Path(i)))
-		}
-	}
-}
-
-// deleteDead deletes, or lists, everything that is not alive.
-func (c *collection) deleteDead(ctx context.Context) error {
-	if c.opts.Action == store.DeleteDead {
-		activity.Logf(ctx, activity.Info, "deleting garbage...")
-	} else {
-		activity.Logf(ctx, activity.Info, "determining live/dead paths...")
-	}
-	entries, err := c.Entries(ctx)
-	if err != nil {
-		return err
-	}
-	dead := referrersFirst(c.graph, func(i int) bool { return !c.alive.has(i) })
-	stray := c.strays(entries)
-	if c.opts.Action == store.ReturnDead {
-		for _, i := range dead {
-			c.result.Paths = append(c.result.Paths, c.Dir.Print(c.graph.Path(int(i))))
-		}
-		for _, name := range stray {
-			c.result.Paths = append(c.result.Paths, string(c.Dir)+"/"+name)
-		}
-		return nil
-	}
-	if err := c.deleteNodes(ctx, dead); err != nil {
-		return err
-	}
-	return c.deleteStrays(ctx, stray)
-}
-
-// strays are the entries of the store directory that are not valid paths and
-// that nobody holds on to.
-func (c *collection) strays(entries []string) []string {
-	var out []string
-	for _, name := range entries {
-		if p, err := storepath.ParseBase(name); err == nil {
-			if c.graph.Find(p) < 0 && !c.rooted.Has(p) && !c.tempRooted[p.HashPart()] {
-				out = append(out, name)
-			}
-			continue
-		}
-		if strings.HasPrefix(name, ".nfs") || strings.HasPrefix(name, "tmp-") && c.Busy(name) {
-			continue
-		}
-		out = append(out, name)
-	}
-	return out
-}
-
-// step is how much is deleted at a time: one by one when there is a limit that
-// must not be overshot.
-func (c *collection) step() int {
-	if c.opts.MaxFreed < store.NoLimit {
-		return 1
-	}
-	return batch
-}
-
-// deleteNodes deletes valid paths, given with referrers first.
-func (c *collection) deleteNodes(ctx context.Context, dead []int32) error {
-	for chunk := range slices.Chunk(dead, c.step()) {
-		if err := ctx.Err(); err != nil {
-			return err
-		}
-		// What a client asked for meanwhile is alive with all that it refers to, which
-		// comes later in the list or in this chunk.
-		for _, i := range chunk {
-			if c.server.rooted(c.graph.Path(int(i)).HashPart()) {
-				mark(c.graph, c.keeps, c.alive, int(i))
-			}
-		}
-		var names []string
-		for _, i := range chunk {
-			if !c.alive.has(int(i)) {
-				names = append(names, c.graph.Path(int(i)).Base())
-			}
-		}
-		if err := c.deleteClaimed(ctx, c.server.claim(names), true); err != nil {
-			return err
-		}
-	}
-	return nil
-}
-
-func (c *collection) deleteStrays(ctx context.Context, names []string) error {
-	for chunk := range slices.Chunk(names, c.step()) {
-		if err := ctx.Err(); err != nil {
-			return err
-		}
-		if err := c.deleteClaimed(ctx, c.server.claim(chunk), false); err != nil {
-			return err
-		}
-	}
-	return nil
-}
-
-// deleteClaimed deletes what the server holds pending for us: rows first, so that
-// a crash leaves strays and never valid paths without contents.
-func (c *collection) deleteClaimed(ctx context.Context, names []string, valid bool) error {
-	defer c.server.release()
-	if valid {
-		var err error
-		if names, err = c.invalidate(ctx, names); err != nil {
-			return err
-		}
-	}
-	if c.Present != nil {
-		names = c.Present(names)
-	}
-	for _, name := range names {
-		activity.Logf(ctx, activity.Info, "deleting '%s'", string(c.Dir)+"/"+name)
-		c.result.Paths = append(c.result.Paths, string(c.Dir)+"/"+name)
-	}
-	freed, err := c.Remove(ctx, names)
-	c.result.BytesFreed += freed
-	if err != nil {
-		return err
-	}
-	if c.result.BytesFreed > c.opts.MaxFreed {
-		activity.Logf(ctx, activity.Info, "deleted more than %d bytes; stopping", c.opts.MaxFreed)
-		return errLimit
-	}
-	return nil
-}
-
-func (c *collection) invalidate(ctx context.Context, names []string) ([]string, error) {
-	paths := make([]storepath.Path, 0, len(names))
-	for _, n := range names {
-		p, err := storepath.ParseBase(n)
-		if err != nil {
-			return nil, err
-		}
-		paths = append(paths, p)
-	}
-	inUse, err := c.Invalidate(ctx, paths)
-	if err != nil {
-		return nil, err
-	}
-	kept := storepath.NewSet(inUse...)
-	for _, p := range inUse {
-		if i := c.graph.Find(p); i >= 0 {
-			mark(c.graph, c.keeps, c.alive, i)
-		}
-	}
-	return slices.DeleteFunc(names, func(n string) bool {
-		p, err := storepath.ParseBase(n)
-		return err != nil || kept.Has(p)
-	}), nil
 }

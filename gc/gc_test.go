@@ -10,6 +10,8 @@ import (
 	"strings"
 	"testing"
 
+	"golang.org/x/sys/unix"
+
 	"github.com/strata-nix/strata/store"
 	"github.com/strata-nix/strata/storepath"
 )
@@ -25,22 +27,24 @@ func path(name string) storepath.Path {
 	return p
 }
 
-// fake is a store of names: "a" refers to the names in refs["a"].
+// fake is a store of names: "a" refers to the names in refs["a"]. Its objects are files
+// of one size.
 type fake struct {
 	names   []string
 	refs    map[string]string
 	valid   map[string]bool
-	files   map[string]bool
+	dir     string // of the objects
 	state   string
 	onValid func(names []string)
 }
 
 func newFake(t *testing.T, edges ...string) *fake {
-	f := &fake{refs: map[string]string{}, valid: map[string]bool{}, files: map[string]bool{}, state: t.TempDir()}
+	f := &fake{refs: map[string]string{}, valid: map[string]bool{}, dir: t.TempDir(), state: t.TempDir()}
 	for _, e := range edges {
 		name, refs, _ := strings.Cut(e, ">")
 		f.names = append(f.names, name)
-		f.refs[name], f.valid[name], f.files[path(name).Base()] = refs, true, true
+		f.refs[name], f.valid[name] = refs, true
+		f.object(t, path(name).Base())
 	}
 	for _, d := range []string{"gcroots/auto", "profiles", "temproots"} {
 		if err := os.MkdirAll(filepath.Join(f.state, d), 0o755); err != nil {
@@ -50,8 +54,43 @@ func newFake(t *testing.T, edges ...string) *fake {
 	return f
 }
 
+// object makes an entry of the store directory.
+func (f *fake) object(t *testing.T, name string) {
+	t.Helper()
+	if err := os.WriteFile(filepath.Join(f.dir, name), make([]byte, 1000), 0o444); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// size is what one object takes of the disk.
+func (f *fake) size(t *testing.T) uint64 {
+	t.Helper()
+	f.object(t, "sample")
+	defer os.Remove(filepath.Join(f.dir, "sample"))
+	var st unix.Stat_t
+	if err := unix.Lstat(filepath.Join(f.dir, "sample"), &st); err != nil {
+		t.Fatal(err)
+	}
+	return uint64(st.Blocks) * 512
+}
+
+// files lists the store directory.
+func (f *fake) files(t *testing.T) string {
+	t.Helper()
+	list, err := os.ReadDir(f.dir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var names []string
+	for _, e := range list {
+		names = append(names, e.Name())
+	}
+	return strings.Join(names, " ")
+}
+
 func (f *fake) Len() int                  { return len(f.names) }
 func (f *fake) Path(i int) storepath.Path { return path(f.names[i]) }
+func (f *fake) NarSize(i int) uint64      { return uint64(i) }
 func (f *fake) Find(p storepath.Path) int { return slices.Index(f.names, p.Name()) }
 func (f *fake) References(i int) (r []int32) {
 	for _, c := range f.refs[f.names[i]] {
@@ -62,14 +101,8 @@ func (f *fake) References(i int) (r []int32) {
 
 func (f *fake) parts() Parts {
 	return Parts{
-		Dir: dir, StateDir: f.state,
-		Graph: func(context.Context) (Graph, Keeps, error) { return f, nil, nil },
-		Entries: func(context.Context) (out []string, _ error) {
-			for n := range f.files {
-				out = append(out, n)
-			}
-			return out, nil
-		},
+		Dir: dir, StateDir: f.state, RealDir: f.dir, Deletable: f.dir, Links: ".links",
+		Graph: func(context.Context, bool) (Graph, Keeps, error) { return f, nil, nil },
 		Invalidate: func(_ context.Context, paths []storepath.Path) ([]storepath.Path, error) {
 			var names []string
 			for _, p := range paths {
@@ -89,16 +122,6 @@ func (f *fake) parts() Parts {
 				}
 			}
 			return nil, nil
-		},
-		Remove: func(_ context.Context, names []string) (uint64, error) {
-			freed := uint64(0)
-			for _, n := range names {
-				if f.files[n] {
-					freed += 10
-				}
-				delete(f.files, n)
-			}
-			return freed, nil
 		},
 		Busy: func(name string) bool { return name == "tmp-busy" },
 	}
@@ -125,9 +148,11 @@ func left(m map[string]bool) string {
 func TestDeleteDead(t *testing.T) {
 	f := newFake(t, "a>bc", "b>c", "c>c", "d>b", "e>de", "x>")
 	f.link(t, "gcroots/r", "b")
-	f.files["garbage"], f.files["tmp-busy"], f.files["tmp-idle"] = true, true, true
-	f.files[path("z").Base()] = true         // never registered
-	f.files[path("b").Base()+".lock"] = true // of nobody
+	// Never registered, or of nobody.
+	for _, name := range []string{"garbage", "tmp-busy", "tmp-idle", ".nfs1", path("z").Base(), path("b").Base() + ".lock"} {
+		f.object(t, name)
+	}
+	size := f.size(t)
 	res, err := Collect(t.Context(), f.parts(), store.GCOptions{Action: store.DeleteDead, MaxFreed: store.NoLimit})
 	if err != nil {
 		t.Fatal(err)
@@ -135,10 +160,10 @@ func TestDeleteDead(t *testing.T) {
 	if got := f.left(); got != "b c" {
 		t.Errorf("valid: %s", got)
 	}
-	if got, want := left(f.files), strings.Join([]string{path("b").Base(), path("c").Base(), "tmp-busy"}, " "); !sameWords(got, want) {
+	if got, want := f.files(t), strings.Join([]string{path("b").Base(), path("c").Base(), "tmp-busy", ".nfs1"}, " "); !sameWords(got, want) {
 		t.Errorf("files: %s", got)
 	}
-	if res.BytesFreed != 80 || len(res.Paths) != 8 {
+	if res.BytesFreed != 8*size || len(res.Paths) != 8 {
 		t.Errorf("result: %+v", res)
 	}
 }
@@ -165,8 +190,9 @@ func TestReports(t *testing.T) {
 
 func TestMaxFreed(t *testing.T) {
 	f := newFake(t, "a>", "b>", "c>", "d>")
-	res, err := Collect(t.Context(), f.parts(), store.GCOptions{Action: store.DeleteDead, MaxFreed: 15})
-	if err != nil || res.BytesFreed != 20 || len(f.valid) != 2 {
+	size := f.size(t)
+	res, err := Collect(t.Context(), f.parts(), store.GCOptions{Action: store.DeleteDead, MaxFreed: size + 1})
+	if err != nil || res.BytesFreed != 2*size || len(f.valid) != 2 {
 		t.Errorf("%+v, %v, left %s", res, err, f.left())
 	}
 }
@@ -206,7 +232,7 @@ func TestRootsDuringCollection(t *testing.T) {
 	temp := NewTempRootsFile(f.state, "1", dir)
 	defer func() { _ = temp.Close() }()
 	p := f.parts()
-	p.Graph = func(ctx context.Context) (Graph, Keeps, error) {
+	p.Graph = func(ctx context.Context, _ bool) (Graph, Keeps, error) {
 		// gc.lock is held and the temporary roots are read.
 		return f, nil, temp.Add(ctx, []storepath.Path{path("a")})
 	}
@@ -228,15 +254,16 @@ func TestRootOfWhatIsBeingDeletedWaits(t *testing.T) {
 	f.onValid = func([]string) {
 		go func() { answered <- temp.Add(t.Context(), []storepath.Path{path("a")}) }()
 	}
-	remove := p.Remove
-	p.Remove = func(ctx context.Context, names []string) (uint64, error) {
+	p.Aside = func(_ context.Context, moves []Move) {
 		select {
 		case err := <-answered:
 			t.Errorf("answered before the path was gone: %v", err)
 		default:
 		}
 		removed = true
-		return remove(ctx, names)
+		for i := range moves {
+			moves[i].Err = Rename(f.dir, &moves[i])
+		}
 	}
 	if _, err := Collect(t.Context(), p, store.GCOptions{Action: store.DeleteDead, MaxFreed: store.NoLimit}); err != nil {
 		t.Fatal(err)

@@ -1,6 +1,10 @@
 package gc
 
-import "github.com/strata-nix/strata/storepath"
+import (
+	"slices"
+
+	"github.com/strata-nix/strata/storepath"
+)
 
 // Graph is the valid paths of a store with what keeps what, numbered from 0.
 type Graph interface {
@@ -10,6 +14,8 @@ type Graph interface {
 	References(i int) []int32
 	// Find gives the number of a path, -1 if it is not there.
 	Find(p storepath.Path) int
+	// NarSize of a path in bytes, 0 if it is not known.
+	NarSize(i int) uint64
 }
 
 // Keeps adds edges to a graph: what else is alive if a path is, such as the
@@ -51,37 +57,49 @@ func mark(g Graph, keeps Keeps, alive bits, i int) {
 }
 
 // referrersFirst orders the nodes for which want holds so that each comes before
-// what it refers to.
-func referrersFirst(g Graph, want func(i int) bool) []int32 {
-	seen := newBits(g.Len())
-	var post []int32
-	type frame struct {
-		node int32
-		next int
-	}
+// what it refers to, and otherwise by their numbers, which keeps neighbours in the
+// database together. Nodes in and below a ring, which no Nix makes, come last: only
+// together can they be deleted. ring tells where they begin.
+func referrersFirst(g Graph, want func(i int) bool) (order []int32, ring int) {
+	waiting := make([]int32, g.Len()) // for how many referrers
+	count := 0
 	for i := range g.Len() {
-		if !want(i) || !seen.add(i) {
+		if !want(i) {
 			continue
 		}
-		stack := []frame{{node: int32(i)}}
-		for len(stack) > 0 {
-			top := &stack[len(stack)-1]
-			refs := g.References(int(top.node))
-			if top.next == len(refs) {
-				post = append(post, top.node)
-				stack = stack[:len(stack)-1]
-				continue
-			}
-			r := refs[top.next]
-			top.next++
-			if want(int(r)) && seen.add(int(r)) {
-				stack = append(stack, frame{node: r})
+		count++
+		for _, r := range g.References(i) {
+			if int(r) != i && want(int(r)) {
+				waiting[r]++
 			}
 		}
 	}
-	// In post-order references come first.
-	for i, j := 0, len(post)-1; i < j; i, j = i+1, j-1 {
-		post[i], post[j] = post[j], post[i]
+	order = make([]int32, 0, count)
+	for i := range g.Len() {
+		if want(i) && waiting[i] == 0 {
+			order = append(order, int32(i))
+		}
 	}
-	return post
+	for done := 0; done < len(order); {
+		wave := order[done:]
+		done = len(order)
+		for _, i := range wave {
+			for _, r := range g.References(int(i)) {
+				if r == i || !want(int(r)) {
+					continue
+				}
+				if waiting[r]--; waiting[r] == 0 {
+					order = append(order, r)
+				}
+			}
+		}
+		slices.Sort(order[done:])
+	}
+	ring = len(order)
+	for i := range g.Len() {
+		if waiting[i] > 0 {
+			order = append(order, int32(i))
+		}
+	}
+	return order, ring
 }

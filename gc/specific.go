@@ -2,7 +2,9 @@ package gc
 
 import (
 	"context"
+	"errors"
 	"fmt"
+	"slices"
 
 	"github.com/strata-nix/strata/store"
 	"github.com/strata-nix/strata/storepath"
@@ -30,17 +32,33 @@ func (c *collection) deleteSpecific(ctx context.Context) error {
 			wanted.set(i)
 		}
 	}
+	if c.opts.Referrers {
+		newWhy(c.graph, nil, nil).addReferrers(wanted)
+	}
 	blocked := c.blocked(wanted)
+	if c.opts.SkipAlive {
+		return c.deleteListed(ctx, wanted, blocked, slices.DeleteFunc(slices.Clone(c.opts.Paths), c.isRooted))
+	}
 	for n, p := range c.opts.Paths {
 		i := c.graph.Find(p)
-		if i >= 0 && blocked.has(i) || i < 0 && (c.rooted.Has(p) || c.tempRooted[p.HashPart()]) {
-			if err := c.deleteListed(ctx, c.opts.Paths[:n]); err != nil {
-				return err
+		if i >= 0 && blocked.has(i) || i < 0 && c.isRooted(p) {
+			before := newBits(c.graph.Len())
+			if !c.opts.Referrers {
+				for _, p := range c.opts.Paths[:n] {
+					if i := c.graph.Find(p); i >= 0 {
+						before.set(i)
+					}
+				}
 			}
-			return &AliveError{Path: c.Dir.Print(p)}
+			return errors.Join(c.deleteListed(ctx, before, blocked, c.opts.Paths[:n]), &AliveError{Path: c.Dir.Print(p)})
 		}
 	}
-	return c.deleteListed(ctx, c.opts.Paths)
+	return c.deleteListed(ctx, wanted, blocked, c.opts.Paths)
+}
+
+// isRooted tells whether a path that is not valid is one that somebody is making.
+func (c *collection) isRooted(p storepath.Path) bool {
+	return c.rooted.Has(p) || c.tempRooted[p.HashPart()]
 }
 
 // blocked are the nodes that must stay: what is alive, what is not wanted gone,
@@ -55,19 +73,17 @@ func (c *collection) blocked(wanted bits) bits {
 	return stay
 }
 
-// deleteListed deletes paths of which none is blocked.
-func (c *collection) deleteListed(ctx context.Context, paths []storepath.Path) error {
-	nodes := newBits(c.graph.Len())
+// deleteListed deletes the nodes that are wanted and not blocked, and those of paths
+// that are not valid.
+func (c *collection) deleteListed(ctx context.Context, wanted, blocked bits, paths []storepath.Path) error {
+	if err := c.deleteNodes(ctx, func(i int) bool { return wanted.has(i) && !blocked.has(i) }); err != nil {
+		return err
+	}
 	var strays []string
 	for _, p := range paths {
-		if i := c.graph.Find(p); i >= 0 {
-			nodes.set(i)
-		} else {
+		if c.graph.Find(p) < 0 {
 			strays = append(strays, p.Base())
 		}
-	}
-	if err := c.deleteNodes(ctx, referrersFirst(c.graph, nodes.has)); err != nil {
-		return err
 	}
 	return c.deleteStrays(ctx, strays)
 }

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"os"
 	"strconv"
+	"sync"
 
 	"golang.org/x/sys/unix"
 )
@@ -32,8 +33,15 @@ func RemoveTree(ctx context.Context, path string) (freed int64, err error) {
 
 // RemoveTreeAt is RemoveTree for an entry of an open directory.
 func RemoveTreeAt(ctx context.Context, dir *os.File, name string) (freed int64, err error) {
+	return RemoveTreeAmong(ctx, dir, name, nil)
+}
+
+// RemoveTreeAmong is RemoveTreeAt for one of several goroutines that delete trees
+// with hard links between them. They share the lock, so that a file whose last two
+// names go at the same moment is counted, and once.
+func RemoveTreeAmong(ctx context.Context, dir *os.File, name string, links sync.Locker) (freed int64, err error) {
 	return atDir(dir, name, func(dirfd int, path string) (int64, error) {
-		r := remover{ctx: ctx, trail: trail{root: path}}
+		r := remover{ctx: ctx, trail: trail{root: path}, links: links}
 		err := r.object(level{fd: dirfd}, dirEntry{name: name})
 		return r.freed, err
 	})
@@ -46,6 +54,7 @@ const removeDepth = 64
 type remover struct {
 	ctx   context.Context
 	trail trail
+	links sync.Locker // may be nil
 	freed int64
 	top   int // the outermost directory that is being deleted
 	moved int // how many directories were moved there
@@ -69,11 +78,12 @@ func (r *remover) object(in level, e dirEntry) error {
 	} else if err != nil {
 		return r.fail("lstat", err)
 	}
-	if st.Mode&unix.S_IFMT != unix.S_IFDIR {
-		if st.Nlink != 1 {
-			st.Blocks = 0
-		}
+	switch {
+	case st.Mode&unix.S_IFMT == unix.S_IFDIR:
+	case st.Nlink == 1:
 		return r.unlink(in, e.name, 0, st.Blocks)
+	default:
+		return r.unlinkShared(in, e.name, &st)
 	}
 	if in.depth >= removeDepth {
 		return r.moveUp(in, e.name)
@@ -82,6 +92,23 @@ func (r *remover) object(in level, e dirEntry) error {
 		return err
 	}
 	return r.unlink(in, e.name, unix.AT_REMOVEDIR, st.Blocks)
+}
+
+// unlinkShared deletes a file that has, or had, other names.
+func (r *remover) unlinkShared(in level, name string, st *unix.Stat_t) error {
+	if r.links != nil {
+		r.links.Lock()
+		defer r.links.Unlock()
+		if err := unix.Fstatat(in.fd, name, st, unix.AT_SYMLINK_NOFOLLOW); err == unix.ENOENT {
+			return nil
+		} else if err != nil {
+			return r.fail("lstat", err)
+		}
+	}
+	if st.Nlink != 1 {
+		st.Blocks = 0
+	}
+	return r.unlink(in, name, 0, st.Blocks)
 }
 
 func (r *remover) unlink(in level, name string, flags int, blocks int64) error {

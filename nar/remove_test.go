@@ -6,7 +6,10 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"strconv"
 	"strings"
+	"sync"
+	"sync/atomic"
 	"testing"
 
 	"golang.org/x/sys/unix"
@@ -131,5 +134,59 @@ func TestRemoveTreeStopsWhenCancelled(t *testing.T) {
 	}
 	if _, err := os.Lstat(dir + "/tree"); err != nil {
 		t.Error(err)
+	}
+}
+
+// The last names of a file may go at the same moment; its blocks count once.
+func TestRemoveTreesThatShareFiles(t *testing.T) {
+	top := t.TempDir()
+	const trees, files = 8, 50
+	for i := range trees {
+		if err := os.Mkdir(filepath.Join(top, strconv.Itoa(i)), 0o755); err != nil {
+			t.Fatal(err)
+		}
+	}
+	var want, before unix.Stat_t
+	for f := range files {
+		first := filepath.Join(top, "0", strconv.Itoa(f))
+		if err := os.WriteFile(first, make([]byte, 10_000), 0o444); err != nil {
+			t.Fatal(err)
+		}
+		for i := 1; i < trees; i++ {
+			if err := os.Link(first, filepath.Join(top, strconv.Itoa(i), strconv.Itoa(f))); err != nil {
+				t.Fatal(err)
+			}
+		}
+		if err := unix.Lstat(first, &before); err != nil {
+			t.Fatal(err)
+		}
+		want.Blocks += before.Blocks
+	}
+	for i := range trees {
+		if err := unix.Lstat(filepath.Join(top, strconv.Itoa(i)), &before); err != nil {
+			t.Fatal(err)
+		}
+		want.Blocks += before.Blocks
+	}
+	dir, err := os.Open(top)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer dir.Close()
+	var freed atomic.Int64
+	var wg sync.WaitGroup
+	var links sync.Mutex
+	for i := range trees {
+		wg.Go(func() {
+			n, err := RemoveTreeAmong(t.Context(), dir, strconv.Itoa(i), &links)
+			freed.Add(n)
+			if err != nil {
+				t.Error(err)
+			}
+		})
+	}
+	wg.Wait()
+	if freed.Load() != want.Blocks*512 {
+		t.Errorf("%d bytes freed, %d were there", freed.Load(), want.Blocks*512)
 	}
 }

@@ -69,11 +69,12 @@ func (db *DB) AddSignatures(ctx context.Context, p storepath.Path, sigs []store.
 	})
 }
 
-// Invalidate makes paths invalid in one transaction. When anything outside of
-// paths refers to one of them, nothing happens and an [InUseError] names both.
-// What is not valid is passed over.
+// Invalidate makes paths invalid in one transaction, which is on disk when it
+// returns: their objects may be deleted then. When anything outside of paths refers to
+// one of them, nothing happens and an [InUseError] names both. What is not valid is
+// passed over.
 func (db *DB) Invalidate(ctx context.Context, paths []storepath.Path) error {
-	return db.write(ctx, "invalidating paths", func(c *conn) error {
+	err := db.write(ctx, "invalidating paths", func(c *conn) error {
 		ids := make([]int64, 0, len(paths))
 		for i, p := range paths {
 			if err := interrupted(ctx, i); err != nil {
@@ -89,6 +90,10 @@ func (db *DB) Invalidate(ctx context.Context, paths []storepath.Path) error {
 		}
 		return db.deleteRows(ctx, c, ids)
 	})
+	if err != nil {
+		return err
+	}
+	return db.syncLog()
 }
 
 // deleteRows deletes paths. Their references go first, so that their order does

@@ -11,6 +11,8 @@ import (
 	"strings"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/strata-nix/strata/internal/crashpoint"
 )
 
 // TrashPrefix begins the names that a [Remover] gives to what it is about to
@@ -94,23 +96,17 @@ func (r *Remover) Refresh(ctx context.Context) error { return Refresh(ctx, r.mer
 // Remove removes the named objects, entries of the root of the upper, and
 // returns one result per name. The caller refreshes afterwards; several
 // batches can share that. The error is only for what ended the whole batch,
-// such as ctx; the results are then those so far.
+// such as ctx; objects that were not come to have it, too.
 func (r *Remover) Remove(ctx context.Context, names ...string) ([]Removal, error) {
+	if err := ctx.Err(); err != nil {
+		return nil, err
+	}
 	out := make([]Removal, len(names))
 	trash := make([]string, len(names))
-	var merged []int
 	for i, name := range names {
-		if err := ctx.Err(); err != nil {
-			return out[:i], err
-		}
-		out[i].Name = name
-		var again bool
-		trash[i], again, out[i].Err = r.hide(&out[i])
-		if again {
-			merged = append(merged, i)
-		}
+		out[i].Name, trash[i] = name, TrashPrefix+rand.Text()
 	}
-	if err := r.hideMerged(ctx, merged, out, trash); err != nil {
+	if _, err := r.hideAll(ctx, out, trash); err != nil {
 		return out, err
 	}
 	for i := range out {
@@ -124,9 +120,28 @@ func (r *Remover) Remove(ctx context.Context, names ...string) ([]Removal, error
 	return out, ctx.Err()
 }
 
+// hideAll renames objects to the names in trash, of which it leaves those that
+// something lies at now. It gives the indexes of those that were merged with a lower's.
+func (r *Remover) hideAll(ctx context.Context, out []Removal, trash []string) (merged []int, err error) {
+	for i := range out {
+		if err := ctx.Err(); err != nil {
+			for ; i < len(out); i++ {
+				trash[i], out[i].Err = "", err
+			}
+			return nil, errors.Join(err, r.hideMerged(context.WithoutCancel(ctx), merged, out, trash))
+		}
+		var again bool
+		trash[i], again, out[i].Err = r.hide(&out[i], trash[i])
+		if again {
+			merged = append(merged, i)
+		}
+	}
+	return merged, r.hideMerged(ctx, merged, out, trash)
+}
+
 // hide renames one object away through the merged directory. It answers merged
 // for one that has to be dealt with by hideMerged.
-func (r *Remover) hide(res *Removal) (trash string, merged bool, err error) {
+func (r *Remover) hide(res *Removal, to string) (trash string, merged bool, err error) {
 	name := res.Name
 	if name == "" || name == "." || name == ".." || strings.ContainsAny(name, "/\x00") {
 		return "", false, fmt.Errorf("remove %q: %w", name, ErrBadPath)
@@ -148,22 +163,33 @@ func (r *Remover) hide(res *Removal) (trash string, merged bool, err error) {
 			return fail(err)
 		}
 		if !opaque && r.lowerHasDir(name) {
-			return "", true, nil
+			return to, true, nil
 		}
 	} else if gone, err := r.dropWhiteout(name); gone || err != nil {
 		res.LowerShows = true
 		return "", false, err
 	}
-	trash = TrashPrefix + rand.Text()
-	err = unix.Renameat(int(r.merged.Fd()), name, int(r.merged.Fd()), trash)
+	err = r.rename(name, to)
 	switch {
 	case errors.Is(err, unix.EXDEV) && fi.IsDir():
-		return "", true, nil
+		return to, true, nil
 	case err != nil:
 		return fail(err)
 	}
+	crashpoint.Reached("overlayfs: object renamed, its whiteout is there")
 	res.LowerShows, err = r.dropWhiteout(name)
-	return trash, false, err
+	return to, false, err
+}
+
+// rename renames through the merged directory. Whoever may not write to a directory may
+// not move it to another one, not even its owner, so it is made writable if need be.
+func (r *Remover) rename(name, to string) error {
+	at := int(r.merged.Fd())
+	err := unix.Renameat(at, name, at, to)
+	if errors.Is(err, unix.EACCES) && strings.Contains(to, "/") && makeWritable(at, name) == nil {
+		err = unix.Renameat(at, name, at, to)
+	}
+	return err
 }
 
 // dropWhiteout unlinks the whiteout of a name in the upper, if there is one.

@@ -25,7 +25,6 @@ func (r *Remover) hideMerged(ctx context.Context, which []int, out []Removal, tr
 	up := int(r.upper.Fd())
 	tags := make([]tag, len(which))
 	for n, i := range which {
-		trash[i] = TrashPrefix + rand.Text()
 		if err := unix.Renameat(up, out[i].Name, up, trash[i]); err != nil {
 			trash[i], out[i].Err = "", fmt.Errorf("remove %q: %w", out[i].Name, err)
 			continue

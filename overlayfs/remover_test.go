@@ -359,11 +359,43 @@ func TestCancelledRemovalCanBeFinished(t *testing.T) {
 			t.Errorf("%v %v", out, err)
 		}
 		b.want("untouched", b.read("merged/obj/bin/prog"), "x")
-		if _, _, err := r.hide(&Removal{Name: "obj"}); err != nil {
+		if _, _, err := r.hide(&Removal{Name: "obj"}, TrashPrefix+"X"); err != nil {
 			t.Fatal(err)
 		}
 		b.want("out of sight", b.read("merged/obj/bin/prog"), "ENOENT")
 		if _, err := r.PurgeLeftovers(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+		b.want("upper", b.list("upper"), "")
+	})
+}
+
+// What is moved aside is out of sight, a lower's shows instead, and whoever moved it
+// can delete it through the merged directory.
+func TestAside(t *testing.T) {
+	inEach(t, func(t *testing.T, b *box) {
+		b.object("lower1/both", "lower")
+		b.mount(b.options())
+		b.object("merged/own", "mine")
+		b.object("upper/both", "merged from two layers")
+		b.mkdir("merged/trash")
+		r := b.remover()
+		list := []Aside{
+			{Removal: Removal{Name: "own"}, To: "trash/1"},
+			{Removal: Removal{Name: "nothing"}, To: "trash/2"},
+			{Removal: Removal{Name: "both"}, To: "trash/3"},
+		}
+		r.Aside(t.Context(), list)
+		if list[0].Err != nil || list[0].Deleted || !errors.Is(list[1].Err, ErrNotInUpper) || list[2].Err != nil || !list[2].Deleted || list[2].Bytes == 0 {
+			t.Errorf("%+v", list)
+		}
+		if err := r.Refresh(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+		b.want("own", b.read("merged/own/bin/prog"), "ENOENT")
+		b.want("both", b.read("merged/both/bin/prog"), "lower")
+		b.want("trash", b.list("merged/trash"), "1")
+		if _, err := removeTree(t.Context(), int(r.merged.Fd()), "trash"); err != nil {
 			t.Fatal(err)
 		}
 		b.want("upper", b.list("upper"), "")

@@ -70,9 +70,20 @@ type GCOptions struct {
 	Paths []storepath.Path
 	// IgnoreLiveness deletes what is alive; what others refer to stays.
 	IgnoreLiveness bool
+	// SkipAlive passes over those of Paths that are alive, instead of failing.
+	SkipAlive bool
+	// Referrers deletes, with Paths, all that refers to them.
+	Referrers bool
 	// MaxFreed stops the deletion of what is dead once more than so many bytes are
-	// freed; NoLimit does not. With 0 nothing is looked at or deleted, as in Nix.
+	// freed; NoLimit does not. With 0 nothing is looked at or deleted, as in Nix. No more than
+	// one object goes beyond it.
 	MaxFreed uint64
+	// Measure, with ReturnDead, tells how many bytes would be freed: it looks at
+	// every file that would go.
+	Measure bool
+	// Survivors, with ReturnDead, tells of so many of the largest paths that would stay
+	// why they do.
+	Survivors int
 }
 
 // GCResult is what a garbage collection did.
@@ -80,8 +91,51 @@ type GCResult struct {
 	// Paths that are alive, dead, or deleted, by the action; absolute paths, as
 	// there are garbage files that are no store paths.
 	Paths []string
-	// BytesFreed left the disk.
+	// BytesFreed left the disk, or would, if Measured.
 	BytesFreed uint64
+	// Measured tells that the store did what Measure asks for; one on the other side of
+	// a daemon cannot.
+	Measured bool
+	// Survivors are the largest paths that stay, largest first.
+	Survivors []Survivor
+}
+
+// Survivor is a path that is alive.
+type Survivor struct {
+	Path    storepath.Path
+	NarSize uint64
+	Why     Reason // the nearest
+}
+
+// Reason is one root that keeps a path alive, and how.
+type Reason struct {
+	// Links are what makes the first path of the chain a root, as in Roots.
+	Links []string
+	// Chain leads from the root to the path; it is never empty.
+	Chain []Step
+}
+
+// Step is a path that is kept alive by the one before it.
+type Step struct {
+	Path storepath.Path
+	Via  Edge // "" for the first
+}
+
+// Edge says how a path keeps another one alive.
+type Edge string
+
+// The edges, by the settings of Nix that make them.
+const (
+	ByReference       Edge = "reference"
+	ByKeepOutputs     Edge = "keep-outputs"     // a derivation keeps its outputs
+	ByKeepDerivations Edge = "keep-derivations" // a path keeps its deriver
+)
+
+// Explainer tells what keeps paths alive.
+type Explainer interface {
+	// WhyAlive gives, for each of paths, the roots that reach it, nearest first; only
+	// the nearest if nobody wants more. Of a path that a collection would delete it gives none.
+	WhyAlive(ctx context.Context, paths []storepath.Path, nearest bool) ([][]Reason, error)
 }
 
 // Collector finds roots and deletes what they do not reach.
@@ -90,7 +144,9 @@ type Collector interface {
 	// other users they come from.
 	FindRoots(ctx context.Context, censor bool) (Roots, error)
 	// CollectGarbage may run together with anything else; two of them wait for each
-	// other. After an error it has deleted some of what it would have.
+	// other. After an error it has deleted some of what it would have, and may give a
+	// result that says what. An object that cannot be deleted stops nothing, and is an error
+	// at the end.
 	CollectGarbage(ctx context.Context, o GCOptions) (*GCResult, error)
 }
 

@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"io/fs"
-	"os"
 	"path/filepath"
 	"slices"
 
@@ -14,6 +13,7 @@ import (
 	"github.com/strata-nix/strata/gc"
 	"github.com/strata-nix/strata/internal/flock"
 	"github.com/strata-nix/strata/nixdb"
+	"github.com/strata-nix/strata/optimise"
 	"github.com/strata-nix/strata/store"
 	"github.com/strata-nix/strata/storepath"
 )
@@ -40,28 +40,35 @@ func (s *Store) CollectGarbage(ctx context.Context, o store.GCOptions) (*store.G
 		}
 		defer over()
 	}
-	parts := s.garbageParts()
-	links := &links{s: s}
-	parts.Remove = links.remove
-	res, err := gc.Collect(ctx, parts, o)
-	if err == nil && deletes {
-		var freed uint64
-		freed, err = links.dropUnused(ctx)
-		res.BytesFreed += freed
+	return gc.Collect(ctx, s.garbageParts(), o)
+}
+
+// WhyAlive tells what keeps paths alive, see [store.Explainer].
+func (s *Store) WhyAlive(ctx context.Context, paths []storepath.Path, nearest bool) ([][]store.Reason, error) {
+	roots, err := s.FindRoots(ctx, false)
+	if err != nil {
+		return nil, err
 	}
-	return res, err
+	g, keeps, err := s.graph(ctx, false)
+	if err != nil {
+		return nil, err
+	}
+	return gc.Why(g, keeps, roots, paths, nearest), nil
 }
 
 func (s *Store) garbageParts() gc.Parts {
 	return gc.Parts{
 		Dir:         s.dir,
 		StateDir:    s.state,
+		RealDir:     s.real,
+		Deletable:   s.layer.Deletable,
+		Links:       optimise.LinksName,
 		SeenAt:      []string{s.real, s.layer.Deletable},
 		RootsDaemon: s.opts.UseRootsDaemon,
 		Graph:       s.graph,
-		Entries:     s.entries,
 		Invalidate:  s.invalidate,
-		Present:     s.present,
+		Aside:       s.layer.Aside,
+		Remove:      s.layer.Remove,
 		Busy:        s.busy,
 		MoreRoots:   s.leasedRoots,
 	}
@@ -69,8 +76,8 @@ func (s *Store) garbageParts() gc.Parts {
 
 // graph loads the database's graph, with the edges that keep-outputs and
 // keep-derivations add.
-func (s *Store) graph(ctx context.Context) (gc.Graph, gc.Keeps, error) {
-	g, err := s.db.Graph(ctx)
+func (s *Store) graph(ctx context.Context, sizes bool) (gc.Graph, gc.Keeps, error) {
+	g, err := s.db.GraphWith(ctx, nixdb.GraphOptions{NoSizes: !sizes})
 	if err != nil {
 		return nil, nil, err
 	}
@@ -96,25 +103,7 @@ func (s *Store) invalidate(ctx context.Context, paths []storepath.Path) (inUse [
 	}
 }
 
-// entries lists what lies in the directory from which we delete.
-func (s *Store) entries(context.Context) ([]string, error) {
-	list, err := os.ReadDir(s.layer.Deletable)
-	if err != nil {
-		return nil, err
-	}
-	names := make([]string, 0, len(list))
-	for _, e := range list {
-		// A character device is OverlayFS's way to say that there is nothing.
-		if e.Name() == ".links" || e.Type()&fs.ModeCharDevice != 0 {
-			continue
-		}
-		names = append(names, e.Name())
-	}
-	return names, nil
-}
-
-// present gives those names of which something lies where we delete. On a plain
-// store a valid path without an object is worth a line too.
+// present gives those names of which something lies where we delete.
 func (s *Store) present(names []string) []string {
 	if s.layer.Lower == nil {
 		return names
