@@ -15,9 +15,8 @@ import (
 // KeepOptions say how a connection is kept.
 type KeepOptions struct {
 	// Command makes the command of a process that serves the connection, which it finds open as
-	// descriptor 3. takeOver tells that another one did so before. The process ends well when
-	// the mount is gone.
-	Command func(takeOver bool) *exec.Cmd
+	// descriptor 3. The process ends well when the mount is gone.
+	Command func(Takeover) *exec.Cmd
 	// TakeOver tells that somebody served the connection before.
 	TakeOver bool
 	// Replace, if not nil, is received from when the process is to give way to a new one, of
@@ -27,13 +26,24 @@ type KeepOptions struct {
 	Log *slog.Logger
 }
 
+// Takeover tells a process that serves a connection about those before it.
+type Takeover struct {
+	// After tells that there was one, see [ServeOptions].
+	After bool
+	// Failing tells that several in a row have ended soon after they began. What each of them
+	// was asked again may be why.
+	Failing bool
+}
+
 // How long a process that ended at once is not started again, at first and at last;
 // and how long one may take to end that is to give way.
 const (
 	keepPause   = 50 * time.Millisecond
 	keepPauseUp = 5 * time.Second
-	keepWell    = time.Minute
+	keepWell    = 10 * time.Second
 	keepEnd     = 3 * time.Second
+	// keepFailing is how many have to end soon in a row.
+	keepFailing = 4
 )
 
 // Keep has processes serve a connection, one after the other, until the mount is gone or ctx ends; then
@@ -46,18 +56,18 @@ func Keep(ctx context.Context, c *Conn, o KeepOptions) error {
 	if o.Log == nil {
 		o.Log = slog.New(slog.DiscardHandler)
 	}
-	takeOver, pause := o.TakeOver, keepPause
+	start, pause, soon := Takeover{After: o.TakeOver}, keepPause, 0
 	for {
 		began := time.Now()
-		err := keepOne(ctx, c, o, takeOver)
+		err := keepOne(ctx, c, o, start)
 		switch {
 		case err == nil, ctx.Err() != nil:
 			return nil //nolint:nilerr // it was told to end
 		case errors.Is(err, errReplaced):
 			o.Log.Info("the process that serves the mount is replaced")
 		default:
-			if time.Since(began) > keepWell {
-				pause = keepPause
+			if soon++; time.Since(began) > keepWell {
+				pause, soon = keepPause, 0
 			}
 			o.Log.Error(fmt.Sprintf("the process that serves the mount has ended: %v; another one takes over", err))
 			select {
@@ -67,15 +77,15 @@ func Keep(ctx context.Context, c *Conn, o KeepOptions) error {
 			}
 			pause = min(2*pause, keepPauseUp)
 		}
-		takeOver = true
+		start = Takeover{After: true, Failing: soon >= keepFailing}
 	}
 }
 
 var errReplaced = errors.New("replaced")
 
 // keepOne runs one process to its end.
-func keepOne(ctx context.Context, c *Conn, o KeepOptions, takeOver bool) error {
-	cmd := o.Command(takeOver)
+func keepOne(ctx context.Context, c *Conn, o KeepOptions, start Takeover) error {
+	cmd := o.Command(start)
 	cmd.ExtraFiles = []*os.File{c.dev}
 	if err := cmd.Start(); err != nil {
 		return err

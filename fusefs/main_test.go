@@ -38,7 +38,7 @@ func TestMain(m *testing.M) {
 	if err == nil {
 		c := fusefs.NewConn(os.NewFile(3, "/dev/fuse"))
 		err = fusefs.Serve(context.Background(), c, src, fusefs.ServeOptions{
-			TakeOver: os.Getenv(takeOverVar) != "",
+			TakeOver: fusefs.Takeover{After: os.Getenv(takeOverVar) != ""},
 			UID:      uint32(os.Geteuid()), GID: uint32(os.Getegid()),
 			Log: slog.New(slog.NewTextHandler(os.Stderr, nil)),
 		})

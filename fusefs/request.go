@@ -39,6 +39,11 @@ func (r *request) handle(n int) {
 		}
 		return // an interrupt that went well is not answered
 	}
+	if r.s.o.TakeOver.Failing && r.Unique&resent != 0 {
+		r.s.o.Log.Error(fmt.Sprintf("a request of the kernel (opcode %d) is given up: several processes have failed that had it", op))
+		r.fail(unix.EIO)
+		return
+	}
 	r.ctx = r.s.begin(r.Unique)
 	defer r.s.end(r.Unique)
 	defer func() {

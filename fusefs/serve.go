@@ -15,9 +15,9 @@ import (
 
 // ServeOptions say how a mount is served. The zero value is useful.
 type ServeOptions struct {
-	// TakeOver tells that the connection was served by a process that is gone. What it had
-	// not answered is asked for again.
-	TakeOver bool
+	// TakeOver tells whether the connection was served by a process that is gone. What it had
+	// not answered is asked for again; and fails with EIO, if processes failed over it.
+	TakeOver Takeover
 	// UID and GID own all that is shown.
 	UID, GID uint32
 	// RootTime, if not nil, is when the root was last changed.
@@ -35,7 +35,7 @@ func Serve(ctx context.Context, c *Conn, src Source, o ServeOptions) error {
 	ctx, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
 	s := &server{conn: c, src: src, o: o, ctx: ctx, calls: map[uint64]context.CancelCauseFunc{}}
-	if o.TakeOver {
+	if o.TakeOver.After {
 		if err := c.resend(); err != nil && !errors.Is(err, unix.EINVAL) {
 			return fmt.Errorf("taking over a FUSE connection: %w", err)
 		}

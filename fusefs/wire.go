@@ -32,6 +32,10 @@ const (
 // silent are requests that nobody waits for.
 func (o opcode) silent() bool { return o == opForget || o == opBatchForget || o == opNotifyReply }
 
+// resent is the bit of a request's number that says that somebody else has had it.
+// Source: FUSE_UNIQUE_RESEND.
+const resent = 1 << 63
+
 const (
 	headerIn  = int(unsafe.Sizeof(fuse.InHeader{}))
 	headerOut = int(unsafe.Sizeof(fuse.OutHeader{}))

@@ -8,6 +8,7 @@ import (
 	"os/exec"
 	"os/signal"
 	"path/filepath"
+	"slices"
 	"strings"
 
 	"github.com/spf13/cobra"
@@ -151,7 +152,7 @@ func forward(ctx context.Context, sig os.Signal, to chan<- struct{}) {
 }
 
 // lazyServeCommand makes the commands of processes that serve a mount.
-func (g *globals) lazyServeCommand(ref store.Reference, state, socket string) func(takeOver bool) *exec.Cmd {
+func (g *globals) lazyServeCommand(ref store.Reference, state, socket string) func(fusefs.Takeover) *exec.Cmd {
 	args := []string{"lazy", "serve", "--store", ref.String(), "--state", state, "--log-format", g.logFormat}
 	if socket != "" {
 		args = append(args, "--socket", socket)
@@ -166,15 +167,18 @@ func (g *globals) lazyServeCommand(ref store.Reference, state, socket string) fu
 	if g.quiet {
 		args = append(args, "--quiet")
 	}
-	return func(takeOver bool) *exec.Cmd {
+	return func(start fusefs.Takeover) *exec.Cmd {
 		// By its path rather than /proc/self/exe, so that a newer program takes over.
 		path, err := os.Executable()
 		if err != nil {
 			path = os.Args[0]
 		}
-		all := args
-		if takeOver {
-			all = append(all[:len(all):len(all)], "--take-over")
+		all := slices.Clone(args)
+		if start.After {
+			all = append(all, "--take-over")
+		}
+		if start.Failing {
+			all = append(all, "--failing")
 		}
 		cmd := exec.Command(strings.TrimSuffix(path, " (deleted)"), all...)
 		cmd.Stdout, cmd.Stderr = os.Stderr, os.Stderr

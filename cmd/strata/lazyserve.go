@@ -14,7 +14,7 @@ import (
 // lazyServeOptions are what a process is told that serves a mount.
 type lazyServeOptions struct {
 	state, socket string
-	takeOver      bool
+	takeOver      fusefs.Takeover
 }
 
 // fuseFD is where a process that serves a mount finds the connection.

@@ -68,7 +68,6 @@ func (c *Cache) touch(p storepath.Path) {
 		return
 	}
 	c.used[p] = now
-	c.mu.Unlock()
 	if len(c.used) > maxUsed {
 		clear(c.used) // at worst some are noted again
 	}
