@@ -40,7 +40,8 @@ type CacheOptions struct {
 // have it open at once.
 type Cache struct {
 	o       CacheOptions
-	objects *os.File // the directory of objects, to open them relative to
+	objects *os.File      // the directory of objects, to open them relative to
+	full    chan struct{} // it may have become too large
 
 	mu     sync.Mutex
 	staged map[storepath.Path]*stage // verified objects that are yet to be published
@@ -78,7 +79,7 @@ func OpenCache(o CacheOptions) (_ *Cache, err error) {
 	if !filepath.IsAbs(o.Dir) {
 		return nil, fmt.Errorf("cache of lazy objects: '%s' is not an absolute path", o.Dir)
 	}
-	c := &Cache{o: o, staged: map[storepath.Path]*stage{}, used: map[storepath.Path]time.Time{}, rough: -1}
+	c := &Cache{o: o, staged: map[storepath.Path]*stage{}, used: map[storepath.Path]time.Time{}, rough: -1, full: make(chan struct{}, 1)}
 	if err := c.makePlaces(); err != nil {
 		return nil, fmt.Errorf("cache of lazy objects: %w", err)
 	}

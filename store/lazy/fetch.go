@@ -28,6 +28,7 @@ type fetcher struct {
 	mu     sync.Mutex
 	jobs   map[storepath.Path]*job
 	failed map[storepath.Path]failure
+	idle   sync.WaitGroup // until nothing is on its way to the disk
 }
 
 // job is an object that is on its way.
@@ -78,7 +79,7 @@ func (f *fetcher) join(ctx context.Context, info *store.PathInfo) error {
 		work, cancel := context.WithCancel(context.WithoutCancel(ctx))
 		j = &job{done: make(chan struct{}), cancel: cancel}
 		f.jobs[p] = j
-		go f.run(work, j, info)
+		f.idle.Go(func() { f.run(work, j, info) })
 	}
 	j.waiting++
 	f.mu.Unlock()
@@ -120,7 +121,7 @@ func (f *fetcher) run(ctx context.Context, j *job, info *store.PathInfo) {
 		finish(err)
 		return
 	}
-	defer lock.Close()
+	defer fetching{lock}.done()
 	if f.s.o.Cache.Has(p) {
 		finish(nil) // another process was quicker
 		return

@@ -46,8 +46,12 @@ func (s *Store) Objects(state string) (*Objects, error) {
 	return &Objects{s: s, fetch: newFetcher(s), numbers: n, loaded: map[uint64]*object{}, changed: make(chan struct{}, 1)}, nil
 }
 
-// Close lets another process serve the mount. Nothing may be under way.
-func (o *Objects) Close() error { return o.numbers.close() }
+// Close waits until what has come is on disk, and lets another process serve the mount. Nothing
+// may be under way.
+func (o *Objects) Close() error {
+	o.fetch.idle.Wait()
+	return o.numbers.close()
+}
 
 // Tell tells the kernel of objects that were not known before, until ctx ends.
 func (o *Objects) Tell(ctx context.Context, c *fusefs.Conn) {

@@ -1,0 +1,242 @@
+package lazy
+
+import (
+	"bufio"
+	"context"
+	"crypto/rand"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"net"
+	"os"
+	"path/filepath"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/strata-nix/strata/internal/flock"
+	"github.com/strata-nix/strata/storepath"
+)
+
+// User is somebody who uses a cache's objects, by a mount for instance.
+type User struct {
+	// Dirs are where processes see the objects.
+	Dirs []string
+	// Forget, if not nil, is called when objects have been taken out of the directory of objects, and
+	// before they are deleted. When it returns, nobody finds them any more who has not found them already. It
+	// is for those who have made that directory a lower of an overlay. An error keeps the objects.
+	Forget func(ctx context.Context, names []string) error
+}
+
+// user is a User as others see it: what is written in its file.
+type user struct {
+	Dirs   []string `json:"dirs"`
+	Socket string   `json:"socket,omitempty"` // where it wants to be told, relative to the users' directory
+}
+
+// forgetTimeout is how long a user may take to forget.
+const forgetTimeout = 30 * time.Second
+
+// Register makes a user known to all who evict objects, until done is called or the process
+// ends.
+func (c *Cache) Register(ctx context.Context, u User) (done func() error, err error) {
+	name := c.at(usersDir, rand.Text())
+	lock, err := flock.OpenLive(ctx, name, nil)
+	if err != nil {
+		return nil, fmt.Errorf("cache of lazy objects: %w", err)
+	}
+	note := user{Dirs: u.Dirs}
+	end := func() error { return errors.Join(os.Remove(name), lock.Close()) }
+	if u.Forget != nil {
+		l, err := listenShort(name + ".socket")
+		if err != nil {
+			return nil, errors.Join(err, end())
+		}
+		note.Socket = filepath.Base(name) + ".socket"
+		var served sync.WaitGroup
+		served.Go(func() { answerForget(ctx, l, u.Forget) })
+		file := end
+		end = func() error {
+			err := l.Close()
+			served.Wait()
+			return errors.Join(err, os.RemoveAll(name+".socket"), file())
+		}
+	}
+	text, err := json.Marshal(note)
+	if err == nil {
+		_, err = lock.File().WriteAt(text, 0)
+	}
+	if err != nil {
+		return nil, errors.Join(err, end())
+	}
+	return end, nil
+}
+
+// listenShort listens on a socket whose path may be longer than the kernel takes.
+func listenShort(path string) (net.Listener, error) {
+	dir, err := os.Open(filepath.Dir(path))
+	if err != nil {
+		return nil, err
+	}
+	defer dir.Close()
+	return net.Listen("unix", shortPath(dir, filepath.Base(path)))
+}
+
+func shortPath(dir *os.File, name string) string {
+	return fmt.Sprintf("/proc/self/fd/%d/%s", dir.Fd(), name)
+}
+
+// answerForget lets those who evict tell a user what is gone.
+func answerForget(ctx context.Context, l net.Listener, forget func(context.Context, []string) error) {
+	for {
+		conn, err := l.Accept()
+		if err != nil {
+			return
+		}
+		_ = conn.SetDeadline(time.Now().Add(forgetTimeout))
+		line, err := bufio.NewReaderSize(conn, 64<<10).ReadString('\n')
+		if err == nil {
+			answer := "ok"
+			if err := forget(ctx, strings.Fields(line)); err != nil {
+				answer = strings.ReplaceAll(err.Error(), "\n", " ")
+			}
+			_, _ = fmt.Fprintln(conn, answer) // who does not hear it keeps the objects
+		}
+		_ = conn.Close()
+	}
+}
+
+// users are those that are alive.
+func (c *Cache) users() ([]user, error) {
+	names, err := readNames(c.at(usersDir))
+	if err != nil {
+		return nil, err
+	}
+	var all []user
+	for _, name := range names {
+		if strings.HasSuffix(name, ".socket") {
+			continue
+		}
+		u, alive, err := c.user(name)
+		if err != nil {
+			return nil, err
+		}
+		if alive {
+			all = append(all, u)
+		}
+	}
+	return all, nil
+}
+
+// user reads the file of a user. That of one who has ended is removed.
+func (c *Cache) user(name string) (u user, alive bool, err error) {
+	path := c.at(usersDir, name)
+	f, err := os.OpenFile(path, os.O_RDWR, 0)
+	if errors.Is(err, os.ErrNotExist) {
+		return u, false, nil
+	}
+	if err != nil {
+		return u, false, err
+	}
+	_ = f.Close()
+	lock, err := flock.Open(path)
+	if err != nil {
+		return u, false, err
+	}
+	defer lock.Close()
+	free, err := lock.Try(flock.Exclusive)
+	if err != nil {
+		return u, false, err
+	}
+	if free {
+		return u, false, errors.Join(os.RemoveAll(path+".socket"), os.RemoveAll(path))
+	}
+	text, err := readSmall(path, 1<<20)
+	if err != nil {
+		return u, false, err
+	}
+	if err := json.Unmarshal(text, &u); err != nil {
+		return u, false, fmt.Errorf("'%s': %w", path, err)
+	}
+	return u, true, nil
+}
+
+// forget tells all users what has been taken out of the directory of objects. When it
+// returns without an error, they have looked again.
+func (c *Cache) forget(ctx context.Context, moved []held) error {
+	users, err := c.users()
+	if err != nil {
+		return err
+	}
+	names := make([]string, len(moved))
+	for i, h := range moved {
+		names[i] = h.path.Base()
+	}
+	for _, u := range users {
+		if u.Socket == "" || filepath.Base(u.Socket) != u.Socket {
+			continue
+		}
+		if err := c.tellForget(ctx, u.Socket, names); err != nil {
+			return fmt.Errorf("nothing is evicted, as a user of the cache cannot be told (%v): %w", u.Dirs, err)
+		}
+	}
+	return nil
+}
+
+// forgetBatch is how many names are told at once.
+const forgetBatch = 200
+
+func (c *Cache) tellForget(ctx context.Context, socket string, names []string) error {
+	dir, err := os.Open(c.at(usersDir))
+	if err != nil {
+		return err
+	}
+	defer dir.Close()
+	for len(names) > 0 {
+		n := min(len(names), forgetBatch)
+		d := net.Dialer{Timeout: forgetTimeout}
+		conn, err := d.DialContext(ctx, "unix", shortPath(dir, socket))
+		if err != nil {
+			return err
+		}
+		_ = conn.SetDeadline(time.Now().Add(forgetTimeout))
+		_, err = fmt.Fprintln(conn, strings.Join(names[:n], " "))
+		var answer string
+		if err == nil {
+			answer, err = bufio.NewReader(conn).ReadString('\n')
+		}
+		_ = conn.Close()
+		if err != nil {
+			return err
+		}
+		if answer != "ok\n" {
+			return errors.New(strings.TrimSpace(answer))
+		}
+		names = names[n:]
+	}
+	return nil
+}
+
+// fetching keeps anybody from fetching an object.
+type fetching struct{ *flock.Lock }
+
+// done lets others again.
+func (f fetching) done() {
+	f.Delete()
+	_ = f.Close()
+}
+
+// tryFetch keeps others from fetching an object, nil if somebody just does.
+func (c *Cache) tryFetch(p storepath.Path) *fetching {
+	l, err := flock.Open(c.at(fetchDir, p.HashPart()))
+	if err != nil {
+		return nil
+	}
+	ok, err := l.Try(flock.Exclusive)
+	stale, serr := l.Marked()
+	if !ok || err != nil || serr != nil || stale {
+		_ = l.Close()
+		return nil
+	}
+	return &fetching{l}
+}
