@@ -25,8 +25,12 @@ func Freeze(target string) error {
 	return nil
 }
 
-// Thaw undoes Freeze.
+// Thaw undoes Freeze. A file system that is not read-only it leaves alone.
 func Thaw(target string) error {
+	var fs unix.Statfs_t
+	if err := unix.Statfs(target, &fs); err == nil && fs.Flags&unix.ST_RDONLY == 0 {
+		return nil
+	}
 	if err := reconfigureAs(target, "rw"); err != nil {
 		return fmt.Errorf("make the overlay at %q writable again: %w", target, err)
 	}

@@ -135,7 +135,10 @@ type MissingError struct {
 
 func (e *MissingError) Error() string {
 	const most = 5
-	s := fmt.Sprintf("%d paths that the upper needs are in none of the new lowers and cannot be copied", len(e.Missing))
+	s := fmt.Sprintf("%d paths that the upper needs are in none of the new lowers, and cannot be copied", len(e.Missing))
+	if len(e.Missing) == 1 {
+		s = "a path that the upper needs is in none of the new lowers, and cannot be copied"
+	}
 	for i, m := range e.Missing {
 		if i == most {
 			s += fmt.Sprintf("\n  and %d more", len(e.Missing)-most)

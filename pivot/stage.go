@@ -63,6 +63,9 @@ func (job *Job) Stage(ctx context.Context) error {
 
 // copyAll makes copies, several at a time.
 func (job *Job) copyAll(ctx context.Context) error {
+	if len(job.j.copies) == 0 {
+		return nil
+	}
 	total := uint64(0)
 	for _, c := range job.j.copies {
 		total += c.size

@@ -28,6 +28,9 @@ const (
 // down again, and is killed on the way.
 func TestMain(m *testing.M) {
 	if at, err := strconv.Atoi(os.Getenv(crashAtEnv)); err == nil {
+		if do := os.Getenv(crashDoEnv); do != "" {
+			pivotAndDie(do, os.Getenv(crashIn), at)
+		}
 		upAndDown(os.Getenv(crashIn), at)
 	}
 	os.Exit(m.Run())

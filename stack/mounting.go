@@ -76,6 +76,12 @@ func (s *Stack) adopt(st step) (bool, error) {
 	if id, err := st.identify(true); err != nil || id != was.Identity {
 		return false, nil //nolint:nilerr // then it is not what is wanted
 	}
+	if st.role == roleStore {
+		// A pivot that was killed may have made it read-only.
+		if err := overlayfs.Thaw(was.Record.Target); err != nil {
+			return false, err
+		}
+	}
 	s.run.Mounts, s.old = append(s.run.Mounts, was), s.old[1:]
 	return true, s.save()
 }

@@ -205,16 +205,6 @@ func pivotLowers(all []PresentLower) (out []pivot.Lower) {
 	return out
 }
 
-// goneLowers names those old lowers that are not there any more, or have lost something.
-func goneLowers(cs Changes) (names []string) {
-	for _, c := range cs {
-		if c.Was >= 0 && c.Kind != LowerSame && c.Kind != LowerGrew {
-			names = append(names, c.Name)
-		}
-	}
-	return names
-}
-
 // identities are what identifies lowers, for the record of the upper.
 func identities(ctx context.Context, all []PresentLower) ([]MadeLower, error) {
 	var out []MadeLower

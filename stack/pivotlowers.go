@@ -9,6 +9,7 @@ import (
 	"strings"
 
 	"github.com/strata-nix/strata/store"
+	"github.com/strata-nix/strata/storepath"
 )
 
 // otherLowers are lowers beside those of the stack, for the time of a pivot. What is mounted
@@ -164,4 +165,19 @@ func (l *MadeLower) lowerOf(upperDir string) (Lower, error) {
 	}
 	out.Path, out.Real, out.State = l.Given, l.Real, l.State
 	return out, nil
+}
+
+// AsMade fills in what a configuration does not say by what its upper was made for.
+func (c *Config) AsMade(m *Made) (err error) {
+	if c.StoreDir == "" {
+		c.StoreDir, err = storepath.ParseDir(m.StoreDir)
+	}
+	if len(c.Lowers) > 0 {
+		return err
+	}
+	for i := range m.Lowers {
+		l, lowerErr := m.Lowers[i].lowerOf(c.UpperDir())
+		c.Lowers, err = append(c.Lowers, l), errors.Join(err, lowerErr)
+	}
+	return err
 }

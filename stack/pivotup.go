@@ -126,12 +126,12 @@ func (s *Stack) pivotOffline(ctx context.Context, db *nixdb.DB, o PivotOptions, 
 	if err != nil {
 		return nil, err
 	}
-	old, err := s.openOld(ctx, was, o.Old)
+	old, gone, err := s.openOld(ctx, was, o.Old)
 	if err != nil {
 		return nil, err
 	}
 	defer func() { err = errors.Join(err, s.closeOthers(context.WithoutCancel(ctx), old)) }()
-	parts.New, parts.Old, parts.Gone = pivotLowers(now), pivotLowers(present(old.found, old.stores)), goneLowers(res.Changes)
+	parts.New, parts.Old, parts.Gone = pivotLowers(now), pivotLowers(present(old.found, old.stores)), gone
 	plan, err := pivot.Make(ctx, parts, o.options())
 	if err != nil {
 		return s.refused(res, err)
@@ -218,14 +218,20 @@ func (s *Stack) beginJob(ctx context.Context, parts pivot.Parts, plan *pivot.Pla
 
 // openOld opens what is still there of the lowers that an upper was made for, and others that
 // have what those had. What is read of them is compared with hashes, so that it does no harm if one
-// is another by now.
-func (s *Stack) openOld(ctx context.Context, was *Made, more []Lower) (*otherLowers, error) {
-	all := &otherLowers{}
+// is another by now. gone are the names of those that cannot be opened, or are read as new ones.
+func (s *Stack) openOld(ctx context.Context, was *Made, more []Lower) (_ *otherLowers, gone []string, err error) {
+	opened := &otherLowers{}
+	defer func() {
+		if err != nil {
+			err = errors.Join(err, s.closeOthers(context.WithoutCancel(ctx), opened))
+		}
+	}()
 	var candidates []Lower
 	for i := range was.Lowers {
 		l, err := was.Lowers[i].lowerOf(s.Config.Upper.Dir)
 		if err != nil || slices.ContainsFunc(s.found, func(f *found) bool { return f.String() == l.String() && f.Real == l.Real && f.State == l.State }) {
-			continue // it is read as a new one
+			gone = append(gone, was.Lowers[i].Name)
+			continue
 		}
 		candidates = append(candidates, l)
 	}
@@ -236,16 +242,18 @@ func (s *Stack) openOld(ctx context.Context, was *Made, more []Lower) (*otherLow
 		o, err := s.openOthers(ctx, []Lower{l})
 		switch {
 		case ctx.Err() != nil:
-			return nil, errors.Join(context.Cause(ctx), s.closeOthers(context.WithoutCancel(ctx), all))
+			return nil, nil, context.Cause(ctx)
 		case err != nil && i >= len(candidates):
-			return nil, errors.Join(err, s.closeOthers(context.WithoutCancel(ctx), all))
+			return nil, nil, err
 		case err != nil:
 			s.parts.Log.Info(fmt.Sprintf("an old lower is not there any more: %v", err))
+			gone = append(gone, l.Name)
 			continue
 		}
-		all.found, all.stores, all.mounts = append(all.found, o.found...), append(all.stores, o.stores...), append(all.mounts, o.mounts...)
+		opened.found, opened.stores = append(opened.found, o.found...), append(opened.stores, o.stores...)
+		opened.mounts = append(opened.mounts, o.mounts...)
 	}
-	return all, nil
+	return opened, gone, nil
 }
 
 // setAside makes the store of an earlier run read-only that programs still use, so that a new

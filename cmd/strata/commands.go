@@ -25,6 +25,7 @@ var commands = []struct {
 	{groupServe, newDownCommand},
 	{groupServe, newStatusCommand},
 	{groupServe, newRefreshCommand},
+	{groupServe, newPivotCommand},
 	{groupServe, newDaemonCommand},
 	{groupServe, newServeCommand},
 	{groupServe, newLazyCommand},
@@ -59,6 +60,7 @@ var commands = []struct {
 	{groupClean, newAddRootCommand},
 	{groupClean, newDeleteCommand},
 	{groupClean, newGCCommand},
+	{groupClean, newOptimiseCommand},
 	{groupClean, newLeaseCommand},
 
 	{"", newVersionCommand},

@@ -206,12 +206,22 @@ func runUp(ctx context.Context, g *globals, cfg stack.Config, detach bool) error
 
 // assemble brings up everything of a stack but its daemon.
 func assemble(ctx context.Context, g *globals, cfg stack.Config) (*config, *stack.Stack, error) {
+	c, parts, err := stackParts(ctx, g, cfg)
+	if err != nil {
+		return nil, nil, err
+	}
+	st, err := stack.Assemble(ctx, cfg, parts)
+	return c, st, err
+}
+
+// stackParts are what a stack is assembled with, by nix.conf and its own settings.
+func stackParts(ctx context.Context, g *globals, cfg stack.Config) (*config, stack.Parts, error) {
 	for _, name := range slices.Sorted(maps.Keys(cfg.Settings)) {
 		g.options = append([]string{name + "=" + cfg.Settings[name]}, g.options...)
 	}
 	c, err := g.config()
 	if err != nil {
-		return nil, nil, err
+		return nil, stack.Parts{}, err
 	}
 	c.dir = cfg.StoreDir
 	if initial, err := mount.InitialUserNamespace(); err == nil && !initial {
@@ -220,11 +230,10 @@ func assemble(ctx context.Context, g *globals, cfg stack.Config) (*config, *stac
 	upper := c.local
 	if cfg.GC.Leases != "" {
 		if upper.Leases, err = c.leases(ctx, cfg.GC.Leases); err != nil {
-			return nil, nil, &usageError{fmt.Errorf("gc.leases: %w", err)}
+			return nil, stack.Parts{}, &usageError{fmt.Errorf("gc.leases: %w", err)}
 		}
 	}
-	st, err := stack.Assemble(ctx, cfg, stack.Parts{Open: c.open, Leases: c.leases, Upper: upper, Version: release, Log: g.log()})
-	return c, st, err
+	return c, stack.Parts{Open: c.open, Leases: c.leases, Upper: upper, Version: release, Log: g.log()}, nil
 }
 
 // serveStack serves a stack until ctx ends.
@@ -245,6 +254,11 @@ func serveStack(ctx context.Context, g *globals, c *config, st *stack.Stack, inB
 	if len(listeners) == 1 && os.Getenv("LISTEN_FDS") == "" {
 		sockets[0] = st.Config.ClientSocket() // what it was bound as had another name
 	}
+	d := daemon.New(daemon.Options{
+		Store: st.Store, Version: version, Users: c.users, TrustedSubstituters: c.trustedSubstituters,
+		Force: store.TrustUnknown, Log: log,
+	})
+	failed := st.Serving(d.Pause)
 	// A daemon must not keep anything from being unmounted.
 	if err := errors.Join(os.Chdir("/"), st.Announce(ctx, sockets)); err != nil {
 		for _, l := range listeners {
@@ -255,10 +269,20 @@ func serveStack(ctx context.Context, g *globals, c *config, st *stack.Stack, inB
 	if err := tellReady(g, st.Run(), inBackground); err != nil {
 		log.Warn(fmt.Sprintf("cannot say that the stack is ready: %v", err))
 	}
-	return daemon.New(daemon.Options{
-		Store: st.Store, Version: version, Users: c.users, TrustedSubstituters: c.trustedSubstituters,
-		Force: store.TrustUnknown, Log: log,
-	}).Serve(ctx, listeners...)
+	serving, stop := context.WithCancelCause(ctx)
+	defer stop(nil)
+	go func() {
+		select {
+		case err := <-failed:
+			stop(err)
+		case <-serving.Done():
+		}
+	}()
+	err = d.Serve(serving, listeners...)
+	if ctx.Err() == nil {
+		err = errors.Join(context.Cause(serving), err)
+	}
+	return err
 }
 
 // printReady says what is up and how to use it.
