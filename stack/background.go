@@ -7,23 +7,47 @@ import (
 	"time"
 )
 
-// background is what a stack that is up does without being asked.
+// background is what a stack that is up does without being asked. It ends and begins
+// anew when the lowers are replaced.
 type background struct {
+	mu      sync.RWMutex
 	watcher *watcher
 	holds   []*held
-	cancel  context.CancelFunc
-	wg      sync.WaitGroup
+
+	cancel context.CancelFunc
+	wg     sync.WaitGroup
+}
+
+// set puts other ones in the place of what there is.
+func (b *background) set(w *watcher, holds []*held) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	b.watcher, b.holds = w, holds
+}
+
+func (b *background) watching() *watcher {
+	b.mu.RLock()
+	defer b.mu.RUnlock()
+	return b.watcher
+}
+
+// held are the holds on lowers; nobody changes them.
+func (b *background) held() []*held {
+	b.mu.RLock()
+	defer b.mu.RUnlock()
+	return b.holds
 }
 
 // startBackground tells the owners of lowers what is leaned on, and goes on doing so;
 // and it begins to watch the lowers. What goes wrong shows in the status: a lower
 // whose owner cannot be told may still be read.
-func (s *Stack) startBackground(ctx context.Context) (err error) {
-	if s.background.holds, err = s.openHolds(ctx); err != nil {
+func (s *Stack) startBackground(ctx context.Context) error {
+	holds, err := s.openHolds(ctx)
+	if err != nil {
 		return err
 	}
-	s.background.watcher = s.watch()
-	if len(s.background.holds) == 0 {
+	s.background.set(s.watch(), holds)
+	if len(holds) == 0 {
 		return nil
 	}
 	if _, err := s.Publish(ctx); err != nil {
@@ -38,14 +62,15 @@ func (s *Stack) startBackground(ctx context.Context) (err error) {
 // stopBackground ends all that.
 func (s *Stack) stopBackground() {
 	b := &s.background
-	if b.watcher != nil {
-		b.watcher.stop()
+	if w := b.watching(); w != nil {
+		w.stop()
 	}
 	if b.cancel != nil {
 		b.cancel()
 	}
 	b.wg.Wait()
-	b.watcher, b.cancel = nil, nil
+	b.cancel = nil
+	b.set(nil, nil)
 }
 
 // What is leaned on is told anew at least this often, and after an error sooner.
@@ -67,7 +92,7 @@ func (s *Stack) keepPublishing(ctx context.Context) {
 // nextPublication is how long it may take until the next one.
 func (s *Stack) nextPublication(ctx context.Context) time.Duration {
 	pause := publishAtLeast
-	for _, h := range s.background.holds {
+	for _, h := range s.background.held() {
 		if h.failed() {
 			pause = min(pause, publishAgain)
 		}

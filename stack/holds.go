@@ -119,19 +119,20 @@ func (s *Stack) openHolds(ctx context.Context) ([]*held, error) {
 // Publish tells the owners of all lowers that take part what is used of theirs.
 func (s *Stack) Publish(ctx context.Context) ([]HoldStatus, error) {
 	out := []HoldStatus{}
-	if len(s.background.holds) == 0 {
+	holds := s.background.held()
+	if len(holds) == 0 {
 		return out, nil
 	}
 	began := time.Now()
 	all, err := s.Store.Leaning(ctx)
 	if err != nil {
-		for _, h := range s.background.holds {
+		for _, h := range holds {
 			h.note(nil, err)
 		}
 		return nil, fmt.Errorf("finding what is used of the lowers: %w", err)
 	}
 	var errs []error
-	for _, h := range s.background.holds {
+	for _, h := range holds {
 		l := &all[h.lower]
 		err := h.do.renew(ctx, began, *l)
 		if err != nil {
@@ -145,7 +146,7 @@ func (s *Stack) Publish(ctx context.Context) ([]HoldStatus, error) {
 
 // lean tells the owner of a lower what is about to be used of it.
 func (s *Stack) lean(ctx context.Context, lower int, paths []storepath.Path) error {
-	for _, h := range s.background.holds {
+	for _, h := range s.background.held() {
 		if h.lower != lower {
 			continue
 		}

@@ -70,7 +70,7 @@ func (s *Stack) refreshStatus() *RefreshStatus {
 	s.refreshes.mu.Unlock()
 	st.Watch = s.Config.Watch.How
 	st.Lowers = []WatchStatus{}
-	if w := s.background.watcher; w != nil {
+	if w := s.background.watching(); w != nil {
 		st.Lowers = w.status()
 	}
 	return &st

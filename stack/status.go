@@ -111,7 +111,7 @@ func (s *Stack) Status(ctx context.Context) *Status {
 	st := s.run.look(ctx)
 	st.State = StateUp
 	st.Refreshes, st.GC = s.refreshStatus(), s.gcStatus()
-	for _, h := range s.background.holds {
+	for _, h := range s.background.held() {
 		hs := h.status()
 		if st.Holds = append(st.Holds, hs); hs.Error != "" {
 			st.Problems = append(st.Problems, fmt.Sprintf("lower '%s': its owner cannot be told what is used: %s", hs.Lower, hs.Error))
