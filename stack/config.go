@@ -8,6 +8,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/strata-nix/strata/optimise"
 	"github.com/strata-nix/strata/storepath"
 )
 
@@ -71,6 +72,8 @@ type Upper struct {
 	// Tmpfs is the size in bytes of a throwaway upper ("upper.tmpfs"): it is in memory
 	// and goes with the stack. 0: the upper is kept.
 	Tmpfs uint64
+	// Reflink says whether equal files share blocks instead of an inode ("upper.reflink").
+	Reflink optimise.Reflink
 }
 
 // Choice is a setting that may be left to the package.

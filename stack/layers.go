@@ -72,7 +72,7 @@ func (s *Stack) openStore(ctx context.Context) error {
 	c := &s.Config
 	o := s.parts.Upper
 	o.Dir, o.Root, o.Real, o.State, o.Log = c.StoreDir, "", c.Mount, c.Upper.State, c.Upper.Log
-	o.ReadOnly = false
+	o.ReadOnly, o.Reflink = false, c.Upper.Reflink
 	if o.URI == "" {
 		o.URI = c.URI()
 	}

@@ -15,6 +15,7 @@ import (
 	"github.com/pelletier/go-toml/v2"
 
 	"github.com/strata-nix/strata/internal/suggest"
+	"github.com/strata-nix/strata/optimise"
 	"github.com/strata-nix/strata/store"
 	"github.com/strata-nix/strata/storepath"
 )
@@ -58,12 +59,13 @@ type fileLower struct {
 }
 
 type fileUpper struct {
-	Dir   string `toml:"dir"`
-	Layer string `toml:"layer"`
-	Work  string `toml:"work"`
-	State string `toml:"state"`
-	Log   string `toml:"log"`
-	Tmpfs string `toml:"tmpfs"`
+	Dir     string `toml:"dir"`
+	Layer   string `toml:"layer"`
+	Work    string `toml:"work"`
+	State   string `toml:"state"`
+	Log     string `toml:"log"`
+	Tmpfs   string `toml:"tmpfs"`
+	Reflink string `toml:"reflink"`
 }
 
 // FileError is a mistake in a strata.toml.
@@ -191,6 +193,11 @@ func (f *file) config() (c Config, err error) {
 	if f.Upper.Tmpfs != "" {
 		if c.Upper.Tmpfs, err = ParseTmpfs(f.Upper.Tmpfs); err != nil {
 			return c, &ConfigError{"upper.tmpfs", err.Error()}
+		}
+	}
+	if f.Upper.Reflink != "" {
+		if c.Upper.Reflink, err = optimise.ParseReflink(f.Upper.Reflink); err != nil {
+			return c, &ConfigError{"upper.reflink", err.Error()}
 		}
 	}
 	if f.ShowState != nil {

@@ -54,8 +54,7 @@ type Options struct {
 	CADerivations         bool   // the experimental feature ca-derivations is on
 	GitHashing            bool   // the experimental feature git-hashing is on
 
-	// Reflink says whether equal files share blocks instead of an inode
-	// ("optimise-reflink").
+	// Reflink says whether equal files share blocks instead of an inode.
 	Reflink optimise.Reflink
 
 	// Leases is the place in which those who have this store for a lower say what they

@@ -50,7 +50,7 @@ func (s *Store) OptimiseWith(ctx context.Context, r optimise.Request) (optimise.
 		return out, err
 	}
 	if !r.DryRun {
-		activity.Logf(ctx, activity.Info, "%d objects dropped that a lower store has", len(dropped.Paths))
+		activity.Logf(ctx, activity.Info, "objects dropped that a lower store has: %d", len(dropped.Paths))
 		if err := s.ownLinks(ctx); err != nil {
 			return out, err
 		}
