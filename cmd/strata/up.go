@@ -17,6 +17,7 @@ import (
 
 	"github.com/strata-nix/strata/daemon"
 	"github.com/strata-nix/strata/internal/mount"
+	"github.com/strata-nix/strata/optimise"
 	"github.com/strata-nix/strata/stack"
 	"github.com/strata-nix/strata/store"
 	"github.com/strata-nix/strata/storepath"
@@ -27,6 +28,7 @@ type upOptions struct {
 	lowers    []string
 	upper     string
 	tmpfs     string
+	reflink   string
 	storeDir  string
 	showState bool
 	detach    bool
@@ -75,6 +77,7 @@ func (o *upOptions) addFlags(f *pflag.FlagSet) {
 	f.StringArrayVar(&o.lowers, "lower", nil, "a lower store: a `PATH or URI`; may be repeated, the first that has an object wins")
 	f.StringVar(&o.upper, "upper", "", "the `DIR` for all that is written; or tmpfs[:SIZE] for an upper in memory, which goes with the stack")
 	f.StringVar(&o.tmpfs, "upper-tmpfs", "", "keep the upper in memory, at most `SIZE` (4G; 50% of the memory); it goes with the stack")
+	f.StringVar(&o.reflink, "upper-reflink", "", "when equal files of the upper share blocks instead of an inode: `WHEN` is auto, always or never (default: auto)")
 	f.StringVar(&c.Upper.Layer, "upper-layer", "", "the `DIR` of the upper layer's objects (default: layer in the upper)")
 	f.StringVar(&c.Upper.Work, "upper-work", "", "OverlayFS's work `DIR` (default: work in the upper)")
 	f.StringVar(&c.Upper.State, "upper-state", "", "Nix's state `DIR` (default: state in the upper)")
@@ -145,7 +148,8 @@ func (o *upOptions) config(f *pflag.FlagSet) (c stack.Config, err error) {
 	return c, nil
 }
 
-// setUpper obeys --upper, which says anew what the file says of it, and --upper-tmpfs.
+// setUpper obeys --upper, which says anew what the file says of it, --upper-tmpfs and
+// --upper-reflink.
 func (o *upOptions) setUpper(f *pflag.FlagSet, u *stack.Upper) error {
 	tmpfs := o.tmpfs
 	if f.Changed("upper") {
@@ -155,6 +159,12 @@ func (o *upOptions) setUpper(f *pflag.FlagSet, u *stack.Upper) error {
 			if tmpfs == "" {
 				tmpfs = cmp.Or(strings.TrimPrefix(size, ":"), stack.DefaultTmpfs)
 			}
+		}
+	}
+	if o.reflink != "" {
+		var err error
+		if u.Reflink, err = optimise.ParseReflink(o.reflink); err != nil {
+			return fmt.Errorf("--upper-reflink: %w", err)
 		}
 	}
 	if tmpfs == "" {
