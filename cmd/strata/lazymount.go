@@ -15,7 +15,6 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/strata-nix/strata/fusefs"
-	"github.com/strata-nix/strata/stack"
 	"github.com/strata-nix/strata/store"
 )
 
@@ -90,11 +89,10 @@ func checkLazy(ctx context.Context, g *globals, ref store.Reference) error {
 
 // keepLazy mounts a lazy store and has it served until ctx ends.
 func keepLazy(ctx context.Context, g *globals, ref store.Reference, dir, socket string) error {
-	places := filepath.Join(stack.RuntimeDir(), "lazy")
-	if err := os.MkdirAll(places, 0o755); err != nil {
+	if err := os.MkdirAll(lazyPlaces(), 0o755); err != nil {
 		return err
 	}
-	state, err := os.MkdirTemp(places, filepath.Base(dir)+"-")
+	state, err := os.MkdirTemp(lazyPlaces(), "mount-")
 	if err != nil {
 		return err
 	}
@@ -104,6 +102,10 @@ func keepLazy(ctx context.Context, g *globals, ref store.Reference, dir, socket 
 		return err
 	}
 	defer conn.Close()
+	m := &lazyMount{Target: dir, Store: ref.String(), PID: os.Getpid(), state: state}
+	if err := m.write(); err != nil {
+		return errors.Join(err, unix.Unmount(dir, unix.UMOUNT_NOFOLLOW))
+	}
 	ended, cancel := context.WithCancel(context.WithoutCancel(ctx))
 	defer cancel()
 	stop := context.AfterFunc(ctx, func() {

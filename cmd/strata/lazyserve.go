@@ -9,6 +9,7 @@ import (
 
 	"github.com/strata-nix/strata/daemon"
 	"github.com/strata-nix/strata/fusefs"
+	"github.com/strata-nix/strata/store/lazy"
 )
 
 // lazyServeOptions are what a process is told that serves a mount.
@@ -50,6 +51,17 @@ func runLazyServe(ctx context.Context, g *globals, o lazyServeOptions) (err erro
 	defer beside.Wait()
 	defer cancel()
 	beside.Go(func() { objects.Tell(ctx, conn) })
+	beside.Go(func() { st.cache.Maintain(ctx) })
+	beside.Go(func() {
+		if err := (&lazyMount{state: o.state}).report(ctx, st); err != nil {
+			g.log().Warn(fmt.Sprintf("nobody can ask how the mount is: %v", err))
+		}
+	})
+	done, err := st.cache.Register(ctx, lazy.User{Dirs: []string{st.RealDir()}})
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, done()) }()
 	if o.socket != "" {
 		listeners, err := listen(o.socket)
 		if err != nil {

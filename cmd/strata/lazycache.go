@@ -1,0 +1,223 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+
+	"github.com/spf13/cobra"
+
+	"github.com/strata-nix/strata/store/lazy"
+	"github.com/strata-nix/strata/storepath"
+)
+
+type lazyPrefetchOptions struct {
+	at        string
+	noClosure bool
+	jobs      int
+	pin       string
+}
+
+func newLazyPrefetchCommand(g *globals) *cobra.Command {
+	var o lazyPrefetchOptions
+	cmd := &cobra.Command{
+		Use:   "prefetch PATH...",
+		Short: "Fetch objects before they are read",
+		Long: `Fetch store objects of a lazy mount before somebody reads them, with all that they
+refer to. Paths may be given as they show in the mount, or as store paths.`,
+		Example: `  strata lazy prefetch /mnt/cache/…-hello
+  strata lazy prefetch --at /mnt/cache --pin work /nix/store/…-hello`,
+		Args: someArgs,
+		RunE: runner(func(ctx context.Context, args []string) error { return runLazyPrefetch(ctx, g, o, args) }),
+	}
+	f := cmd.Flags()
+	f.StringVar(&o.at, "at", "", "the `DIR` of the mount (default: the only one, or that of the paths)")
+	f.BoolVar(&o.noClosure, "no-closure", false, "fetch nothing but the paths themselves")
+	f.IntVarP(&o.jobs, "jobs", "j", lazy.DefaultPrefetchJobs, "fetch `N` objects at once")
+	f.StringVar(&o.pin, "pin", "", "keep what is fetched until 'evict --unpin NAME', under the `NAME`")
+	return cmd
+}
+
+func runLazyPrefetch(ctx context.Context, g *globals, o lazyPrefetchOptions, args []string) (err error) {
+	if o.jobs < 1 {
+		return &usageError{errors.New("--jobs must be positive")}
+	}
+	at := o.at
+	if at == "" {
+		if _, err := lazyMountOf(args[0]); err == nil {
+			at = args[0]
+		}
+	}
+	m, err := lazyMountOf(at)
+	if err != nil {
+		return err
+	}
+	st, err := m.open(ctx, g)
+	if err != nil {
+		return err
+	}
+	defer closeWith(st, &err)
+	paths, err := lazyPaths(m, st, args)
+	if err != nil {
+		return err
+	}
+	var got []storepath.Path
+	err = st.Prefetch(ctx, paths, lazy.PrefetchOptions{NoClosure: o.noClosure, Jobs: o.jobs, Done: func(p storepath.Path, err error) {
+		if err == nil {
+			got = append(got, p)
+		}
+	}})
+	if err == nil && o.pin != "" {
+		err = st.cache.Pin(o.pin, got)
+	}
+	return errors.Join(err, g.out.println(fmt.Sprintf("%d objects are here", len(got))))
+}
+
+// lazyPaths reads arguments that name objects of a mount.
+func lazyPaths(m *lazyMount, st *lazyStore, args []string) ([]storepath.Path, error) {
+	paths := make([]storepath.Path, len(args))
+	for i, arg := range args {
+		abs, err := filepath.Abs(arg)
+		if err != nil {
+			return nil, err
+		}
+		var p storepath.Path
+		if filepath.Dir(abs) == m.Target {
+			p, err = storepath.ParseBase(filepath.Base(abs))
+		} else {
+			p, err = st.Dir().Parse(arg)
+		}
+		if err != nil {
+			return nil, &usageError{fmt.Errorf("'%s' is not an object of '%s': %w", arg, m.Target, err)}
+		}
+		paths[i] = p
+	}
+	return paths, nil
+}
+
+type lazyEvictOptions struct {
+	cache       string
+	all, dryRun bool
+	size        string
+	unpin       []string
+	json        bool
+}
+
+func newLazyEvictCommand(g *globals) *cobra.Command {
+	var o lazyEvictOptions
+	cmd := &cobra.Command{
+		Use:   "evict [STORE-PATH...]",
+		Short: "Take objects out of what is kept on disk",
+		Long: `Take objects out of what is kept on disk: the named ones, all, or those that were
+not used for longest until no more than a size is left. What is pinned, or used by a
+process, stays. Whatever goes is fetched again when it is read.`,
+		Example: `  strata lazy evict --cache-size 20G
+  strata lazy evict --all --dry-run`,
+		Args: anyArgs,
+		RunE: runner(func(ctx context.Context, args []string) error { return runLazyEvict(ctx, g, o, args) }),
+	}
+	f := cmd.Flags()
+	f.StringVar(&o.cache, "cache", "", "the `DIR` of what is kept (default: as for 'lazy mount')")
+	f.BoolVar(&o.all, "all", false, "all that may go")
+	f.StringVar(&o.size, "cache-size", "", "until at most `SIZE` is left, such as 20G")
+	f.BoolVar(&o.dryRun, "dry-run", false, "only tell what would go")
+	f.StringArrayVar(&o.unpin, "unpin", nil, "first give up the pin `NAME`; may be repeated")
+	f.BoolVar(&o.json, "json", false, "print JSON")
+	return cmd
+}
+
+// evictedJSON is what 'lazy evict --json' prints.
+type evictedJSON struct {
+	Paths   []string `json:"paths"`
+	Bytes   int64    `json:"bytes"`
+	Objects int      `json:"objectsLeft"`
+	Left    int64    `json:"bytesLeft"`
+	InUse   int      `json:"inUse"`
+	Pinned  int      `json:"pinned"`
+	DryRun  bool     `json:"dryRun"`
+}
+
+func runLazyEvict(ctx context.Context, g *globals, o lazyEvictOptions, args []string) error {
+	if n := btoi(o.all) + btoi(o.size != "") + btoi(len(args) > 0); n > 1 || n == 0 && len(o.unpin) == 0 {
+		return &usageError{errors.New("say what is to go: store paths, --all, or --cache-size")}
+	}
+	c, err := g.config()
+	if err != nil {
+		return err
+	}
+	co := lazy.CacheOptions{Dir: o.cache, StoreDir: c.dir, Log: c.log}
+	if co.Dir == "" {
+		co.Dir = c.lazyCacheDir()
+	}
+	if co.Dir, err = filepath.Abs(co.Dir); err != nil {
+		return err
+	}
+	if _, err := os.Stat(co.Dir); err != nil {
+		return err
+	}
+	if o.size != "" {
+		n, err := parseSize(o.size)
+		if err != nil {
+			return &usageError{fmt.Errorf("--cache-size: %w", err)}
+		}
+		co.MaxBytes = max(int64(min(n, 1<<62)), 1)
+	}
+	eo := lazy.EvictOptions{All: o.all, DryRun: o.dryRun}
+	for _, arg := range args {
+		p, err := c.dir.Parse(arg)
+		if err != nil {
+			return &usageError{err}
+		}
+		eo.Paths = append(eo.Paths, p)
+	}
+	cache, err := lazy.OpenCache(co)
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, cache.Close()) }()
+	for _, name := range o.unpin {
+		if err := cache.Unpin(name); err != nil {
+			return err
+		}
+	}
+	if !o.all && o.size == "" && len(args) == 0 {
+		return nil
+	}
+	out, err := cache.Evict(ctx, eo)
+	if err != nil {
+		return err
+	}
+	return o.print(g, c.dir, out)
+}
+
+func (o *lazyEvictOptions) print(g *globals, dir storepath.Dir, out *lazy.Evicted) error {
+	if o.json {
+		return g.out.printJSON(evictedJSON{
+			Paths: append([]string{}, dir.PrintAll(out.Paths)...), Bytes: out.Bytes, Objects: out.Objects, Left: out.Left,
+			InUse: out.InUse, Pinned: out.Pinned, DryRun: o.dryRun,
+		})
+	}
+	verb := "evicted"
+	if o.dryRun {
+		verb = "would be evicted"
+	}
+	for _, p := range out.Paths {
+		if err := g.out.println(dir.Print(p)); err != nil {
+			return err
+		}
+	}
+	text := fmt.Sprintf("%d objects %s, %s; %d are left, %s", len(out.Paths), verb, size(uint64(out.Bytes)), out.Objects, size(uint64(max(out.Left, 0))))
+	if out.InUse+out.Pinned > 0 {
+		text += fmt.Sprintf(" (%d in use and %d pinned stay)", out.InUse, out.Pinned)
+	}
+	return g.out.println(text)
+}
+
+func btoi(b bool) int {
+	if b {
+		return 1
+	}
+	return 0
+}

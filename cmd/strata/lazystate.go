@@ -1,0 +1,155 @@
+package main
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"net"
+	"os"
+	"path/filepath"
+	"strings"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/strata-nix/strata/stack"
+	"github.com/strata-nix/strata/store"
+	"github.com/strata-nix/strata/store/lazy"
+)
+
+// lazyMount is a mount of a lazy store as others find it: its state directory has this in
+// the file "mount.json".
+type lazyMount struct {
+	Target string `json:"target"`
+	Store  string `json:"store"` // its URI
+	PID    int    `json:"pid"`   // of who keeps it
+	state  string // the directory
+}
+
+const lazyMountFile = "mount.json"
+
+// lazyPlaces is where state directories of lazy mounts are.
+func lazyPlaces() string { return filepath.Join(stack.RuntimeDir(), "lazy") }
+
+// write makes the mount known.
+func (m *lazyMount) write() error {
+	text, err := json.Marshal(m)
+	if err != nil {
+		return err
+	}
+	return os.WriteFile(filepath.Join(m.state, lazyMountFile), text, 0o644) //nolint:gosec // no secrets
+}
+
+// lazyMounts finds the mounts whose keepers are alive.
+func lazyMounts() ([]*lazyMount, error) {
+	dirs, err := os.ReadDir(lazyPlaces())
+	if err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return nil, err
+	}
+	var all []*lazyMount
+	for _, d := range dirs {
+		m := &lazyMount{state: filepath.Join(lazyPlaces(), d.Name())}
+		text, err := os.ReadFile(filepath.Join(m.state, lazyMountFile))
+		if err != nil || json.Unmarshal(text, m) != nil || m.PID <= 0 {
+			continue // it is just being made, or taken away
+		}
+		if err := unix.Kill(m.PID, 0); err == nil || errors.Is(err, unix.EPERM) {
+			all = append(all, m)
+		}
+	}
+	return all, nil
+}
+
+// lazyMountOf finds the mount that path is in, or at; "" is the only one there is.
+func lazyMountOf(path string) (*lazyMount, error) {
+	all, err := lazyMounts()
+	if err != nil {
+		return nil, err
+	}
+	if path == "" {
+		if len(all) == 1 {
+			return all[0], nil
+		}
+		return nil, &usageError{fmt.Errorf("there are %d lazy mounts; say with --at which one is meant", len(all))}
+	}
+	at, err := filepath.Abs(path)
+	if err != nil {
+		return nil, err
+	}
+	for _, m := range all {
+		if at == m.Target || strings.HasPrefix(at, m.Target+"/") {
+			return m, nil
+		}
+	}
+	return nil, &usageError{fmt.Errorf("'%s' is not in a lazy mount", path)}
+}
+
+// open opens the store of a mount, without serving anything.
+func (m *lazyMount) open(ctx context.Context, g *globals) (*lazyStore, error) {
+	c, err := g.config()
+	if err != nil {
+		return nil, err
+	}
+	ref, err := store.ParseReference(m.Store)
+	if err != nil {
+		return nil, err
+	}
+	return c.openLazy(ctx, ref)
+}
+
+// lazyControl is the socket in a state directory at which the process that serves says how it
+// is: whoever connects gets JSON.
+const lazyControl = "control"
+
+// lazyReport is what it says.
+type lazyReport struct {
+	PID    int         `json:"pid"`
+	Since  time.Time   `json:"since"`
+	Counts lazy.Counts `json:"counts"`
+}
+
+// report answers who asks, until ctx ends.
+func (m *lazyMount) report(ctx context.Context, st *lazyStore) error {
+	path := filepath.Join(m.state, lazyControl)
+	if err := os.RemoveAll(path); err != nil {
+		return err
+	}
+	l, err := net.Listen("unix", path)
+	if err != nil {
+		return err
+	}
+	stop := context.AfterFunc(ctx, func() { _ = l.Close() })
+	defer stop()
+	r := lazyReport{PID: os.Getpid(), Since: time.Now()}
+	for {
+		conn, err := l.Accept()
+		if err != nil {
+			if ctx.Err() != nil {
+				return nil
+			}
+			return err
+		}
+		r.Counts = st.Counts()
+		_ = conn.SetDeadline(time.Now().Add(time.Second))
+		_ = json.NewEncoder(conn).Encode(r) // who asked may have gone
+		_ = conn.Close()
+	}
+}
+
+// ask asks the process that serves the mount how it is; nil if it does not answer.
+func (m *lazyMount) ask() *lazyReport {
+	conn, err := net.DialTimeout("unix", filepath.Join(m.state, lazyControl), time.Second)
+	if err != nil {
+		return nil
+	}
+	defer conn.Close()
+	_ = conn.SetDeadline(time.Now().Add(time.Second))
+	r := new(lazyReport)
+	if json.NewDecoder(io.LimitReader(conn, 1<<20)).Decode(r) != nil {
+		return nil
+	}
+	return r
+}
