@@ -37,7 +37,7 @@ func (s *Stack) openOthers(ctx context.Context, lowers []Lower) (o *otherLowers,
 			return o, err
 		}
 		if f.kind == KindImage {
-			if err := s.reuseImage(f); err != nil {
+			if err := s.reuseImage(f, l.Mount != ""); err != nil {
 				return o, err
 			}
 		}
@@ -117,8 +117,9 @@ func (s *Stack) holds(place string) bool {
 	return false
 }
 
-// reuseImage gives an image the place at which it is mounted already, if it is.
-func (s *Stack) reuseImage(f *found) error {
+// reuseImage gives an image the place at which it is mounted already, if it is, and refuses one
+// whose place was chosen and is taken.
+func (s *Stack) reuseImage(f *found, chosen bool) error {
 	at := ""
 	if id, err := identify(f.Path); err == nil {
 		for _, m := range s.run.Mounts {
@@ -128,9 +129,9 @@ func (s *Stack) reuseImage(f *found) error {
 		}
 	}
 	switch {
-	case f.Lower.Mount != "" && at != "" && at != f.Lower.Mount, f.Lower.Mount != "" && at == "" && s.holds(f.Lower.Mount):
-		return f.fail(false, nil, "at '%s', where it is to be mounted, is another image; take the stack down first", f.Lower.Mount)
-	case f.Lower.Mount == "" && at != "":
+	case chosen && at != f.Mount && (at != "" || s.holds(f.Mount)):
+		return f.fail(false, nil, "at '%s', where it is to be mounted, is another image; take the stack down first", f.Mount)
+	case !chosen && at != "":
 		f.Mount = at
 		f.real, f.state = f.inside(at)
 	}
