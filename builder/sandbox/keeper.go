@@ -13,20 +13,37 @@ import (
 // errKilled says that nobody wants a builder any more.
 var errKilled = errors.New("killed before the builder was started")
 
-// keeper is the process between who wants a build and the builder. It has one
-// thread to do its work and waits in one place, [keeper.poll]: a second thread
-// would cost a tenth of the time that it takes to start a builder.
+// keeper is a builder in the care of the process between who wants him and himself.
+// It has one thread to do its work and waits in one place, [keeper.poll]: a second
+// thread would cost a tenth of the time that it takes to start a builder.
 type keeper struct {
+	job
 	s      keeperSpec
 	killed bool    // the orders have ended
 	orders []order // that have not been carried out
 	root   *root   // nil without isolation
 	late   []Mount
+	home   int           // the mount namespace that the thread came from; -1 if it is there
+	over   chan struct{} // closed in the end
 }
 
-// keep is the keeper's life.
+// keep is the life of the process: one builder after the other, until nobody wants
+// any more.
 func keep() {
-	k := new(keeper)
+	for {
+		j, err := nextJob()
+		if err != nil {
+			return // there is nobody to tell
+		}
+		k := &keeper{job: j, home: -1, over: make(chan struct{})}
+		// Namespaces, a directory, credentials are a thread's here, and end with it.
+		onLostThread(k.care)
+		k.tell(event{kind: keeperFree})
+	}
+}
+
+// care is for one builder, from the job to the end of all that he started.
+func (k *keeper) care() {
 	end, err := k.run()
 	if err != nil {
 		k.tell(event{kind: builderFailed, report: *newReport("start the builder", err)})
@@ -34,13 +51,13 @@ func keep() {
 		k.tell(event{kind: builderEnded, ending: *end})
 	}
 	k.killAll()
+	k.job.close()
+	k.goHome()
+	close(k.over)
 }
 
 func (k *keeper) run() (*ending, error) {
-	if err := closeOnExec(); err != nil {
-		return nil, fmt.Errorf("keep files from the builder: %w", err)
-	}
-	if err := unsealed(keeperSpecFD, &k.s); err != nil {
+	if err := unsealed(k.job[jobSpec], &k.s); err != nil {
 		return nil, fmt.Errorf("read what to do: %w", err)
 	}
 	if err := k.prepare(); err != nil {
@@ -50,6 +67,7 @@ func (k *keeper) run() (*ending, error) {
 	if err != nil {
 		return nil, err
 	}
+	k.closeFile(jobOutput) // whose end is to be that of what the builder started
 	k.tell(event{kind: builderStarted})
 	return k.attend(builder)
 }
@@ -65,23 +83,51 @@ func (k *keeper) tell(e event) {
 
 // prepare makes the surroundings.
 func (k *keeper) prepare() error {
-	// Orphans of the builder come to the keeper, and so does bwrap's child.
-	if err := unix.Prctl(unix.PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0); err != nil {
-		return &SetupError{Step: "become a subreaper", Err: err}
-	}
-	unix.Umask(0o022)
-	if err := k.dropGroups(); err != nil {
-		return &SetupError{Step: "drop supplementary groups", Err: err}
+	if r := (steps{
+		{"keep files from the builder", closeOnExec},
+		// Orphans of the builder come to the keeper, and so does bwrap's child.
+		{"become a subreaper", func() error { return unix.Prctl(unix.PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0) }},
+		{"reset signals and limits", resetProcess},
+	}).do(); r != nil {
+		return r
 	}
 	if k.s.Isolation == nil {
 		return nil
 	}
-	if err := unix.Setdomainname([]byte("(none)")); err != nil {
-		return &SetupError{Step: "set the domain name", Err: err}
+	if r := (steps{
+		{"make namespaces for mounts and names", k.unshare},
+		{"drop supplementary groups", k.dropGroups},
+		{"set the domain name", func() error { return unix.Setdomainname([]byte("(none)")) }},
+	}).do(); r != nil {
+		return r
 	}
 	var err error
 	k.root, k.late, err = newRoot(&k.s)
 	return err
+}
+
+// unshare gives this thread namespaces of its own. The keeper of an ordinary user
+// has been started in such.
+func (k *keeper) unshare() (err error) {
+	if !k.s.Privileged {
+		return nil
+	}
+	if k.home, err = unix.Open("/proc/thread-self/ns/mnt", unix.O_RDONLY|unix.O_CLOEXEC, 0); err != nil {
+		return err
+	}
+	return unix.Unshare(unix.CLONE_NEWNS | unix.CLONE_NEWUTS)
+}
+
+// goHome leaves nothing mounted when it returns. The end of the thread would do the
+// same, but somewhat later.
+func (k *keeper) goHome() {
+	if k.root != nil {
+		k.root.close()
+	}
+	if k.home >= 0 {
+		_ = unix.Setns(k.home, unix.CLONE_NEWNS) // if it fails, the end of the thread will do
+		unix.Close(k.home)
+	}
 }
 
 // dropGroups takes the groups of who runs this program from the builder. An
@@ -109,6 +155,7 @@ func (k *keeper) attend(builder int) (*ending, error) {
 	if err != nil {
 		return nil, fmt.Errorf("watch the builder: %w", err)
 	}
+	defer unix.Close(fd)
 	timeout := orphanPatience
 	if k.root != nil {
 		timeout = -1 // orphans stay in the sandbox

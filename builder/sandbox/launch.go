@@ -29,7 +29,8 @@ func (k *keeper) launch() (int, error) {
 	if k.root == nil {
 		return k.launchOpen()
 	}
-	l := &launch{keeper: k}
+	l := &launch{keeper: k, status: -1, info: stream{fd: -1}, said: stream{fd: -1}, word: -1, block: -1}
+	defer l.close()
 	first, err := l.fork()
 	if err != nil {
 		return 0, err
@@ -55,10 +56,10 @@ func (l *launch) fork() (int, error) {
 	}
 	sys := &syscall.SysProcAttr{Pdeathsig: unix.SIGKILL, Credential: l.s.credential()}
 	if l.s.HasCgroup {
-		sys.UseCgroupFD, sys.CgroupFD = true, keeperCgroup
+		sys.UseCgroupFD, sys.CgroupFD = true, l.job[jobCgroup]
 	}
 	argv := l.s.bwrapArgs(l.root.cover, append(l.loader.command(), entryName))
-	pid, err := syscall.ForkExec(l.s.Bwrap, argv, &syscall.ProcAttr{Dir: "/", Env: stageEnv, Files: files, Sys: sys})
+	pid, err := syscall.ForkExec(l.s.Bwrap, argv, &syscall.ProcAttr{Dir: "/", Env: entryEnv, Files: files, Sys: sys})
 	if err != nil {
 		return 0, &SetupError{Step: "execute " + l.s.Bwrap, Err: err}
 	}
@@ -67,7 +68,6 @@ func (l *launch) fork() (int, error) {
 
 // files makes what the child is started with: see the list beside entrySpecFD.
 func (l *launch) files() ([]uintptr, error) {
-	l.children = []int{keeperBuilder, keeperOutput}
 	open := func(name string, flags int) (int, error) {
 		fd, err := unix.Open(name, flags|unix.O_CLOEXEC, 0)
 		if err == nil {
@@ -107,7 +107,7 @@ func (l *launch) files() ([]uintptr, error) {
 	files := make([]uintptr, bwrapBlock+1)
 	for fd, file := range map[int]int{
 		0: null, 1: said[writing], 2: said[writing],
-		entrySpecFD: keeperBuilder, entryStatus: status[writing], entryGo: word[reading], entryOutput: keeperOutput, entrySelf: self,
+		entrySpecFD: l.job[jobBuilder], entryStatus: status[writing], entryGo: word[reading], entryOutput: l.job[jobOutput], entrySelf: self,
 		bwrapInfo: info[writing], bwrapBlock: block[reading],
 	} {
 		files[fd] = uintptr(file)
@@ -123,6 +123,15 @@ func (l *launch) files() ([]uintptr, error) {
 		files = append(files, uintptr(fd))
 	}
 	return files, nil
+}
+
+// close closes our ends.
+func (l *launch) close() {
+	for _, fd := range []int{l.status, l.info.fd, l.said.fd, l.word, l.block} {
+		if fd >= 0 {
+			unix.Close(fd)
+		}
+	}
 }
 
 // guide sees the child through to the execution of the builder.

@@ -4,7 +4,6 @@ import (
 	"errors"
 	"fmt"
 	"os"
-	"runtime"
 	"syscall"
 
 	"golang.org/x/sys/unix"
@@ -12,31 +11,26 @@ import (
 
 // launchOpen starts a builder without a sandbox; it returns his number.
 //
-// A thread of the keeper's forks and stays: what it takes from itself before, the
+// Another thread forks and stays till the end: what it takes from itself before, the
 // builder does not get, and he dies with it. The keeper goes on listening
 // meanwhile, since the builder's file may be on a file system that makes him wait.
 func (k *keeper) launchOpen() (int, error) {
 	var s builderSpec
-	if r := (steps{
-		{"read what to run", func() error { return unsealed(keeperBuilder, &s) }},
-		{"reset signals and limits", resetProcess},
-		{"enter the working directory", s.enterDir},
-	}).do(); r != nil {
-		return 0, r
+	if err := unsealed(k.job[jobBuilder], &s); err != nil {
+		return 0, fmt.Errorf("read what to run: %w", err)
 	}
 	done, err := unix.Eventfd(0, unix.EFD_CLOEXEC)
 	if err != nil {
 		return 0, fmt.Errorf("eventfd: %w", err)
 	}
-	defer unix.Close(done)
 	var builder int
 	var failed *report
-	go func() {
-		runtime.LockOSThread() // this is not the first thread, which the keeper has kept since it began
+	go onLostThread(func() {
 		builder, failed = k.forkOpen(&s)
-		_, _ = unix.Write(done, []byte{7: 1}) // fails when the keeper has given up
-		select {}
-	}()
+		_, _ = unix.Write(done, []byte{7: 1}) // it can hold more than that
+		<-k.over
+		unix.Close(done)
+	})
 	for {
 		ready, err := k.poll(done, -1)
 		switch {
@@ -54,17 +48,21 @@ func (k *keeper) launchOpen() (int, error) {
 // forkOpen forks and executes the builder.
 func (k *keeper) forkOpen(s *builderSpec) (int, *report) {
 	if r := (steps{
+		{"have a working directory", func() error { return unix.Unshare(unix.CLONE_FS) }},
+		{"enter the working directory", s.enterDir},
+		{"drop supplementary groups", k.dropGroups},
 		{"set the personality", s.personality},
 		{"give up privileges", s.restrict},
 	}).do(); r != nil {
 		return 0, r
 	}
+	output := uintptr(k.job[jobOutput])
 	attr := &syscall.ProcAttr{
-		Env: s.Env, Files: []uintptr{0, keeperOutput, keeperOutput},
+		Env: s.Env, Files: []uintptr{0, output, output},
 		Sys: &syscall.SysProcAttr{Setsid: true, Pdeathsig: unix.SIGKILL, Credential: k.s.credential()},
 	}
 	if k.s.HasCgroup {
-		attr.Sys.UseCgroupFD, attr.Sys.CgroupFD = true, keeperCgroup
+		attr.Sys.UseCgroupFD, attr.Sys.CgroupFD = true, k.job[jobCgroup]
 	}
 	builder, err := syscall.ForkExec(s.Path, s.Args, attr)
 	if err == nil {

@@ -4,9 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"os"
 	"sync"
-	"sync/atomic"
 	"syscall"
 	"time"
 
@@ -29,8 +27,7 @@ type Exit struct {
 type Process struct {
 	user   *User
 	cgroup *Cgroup
-	keeper *os.Process
-	conn   *os.File
+	keeper *keeperProcess
 	stop   func() bool // from listening to the context
 
 	started  chan struct{} // closed when the builder has been executed
@@ -39,14 +36,17 @@ type Process struct {
 	exit     Exit
 	exitErr  error
 
-	killed  atomic.Bool
 	showing sync.Mutex   // one order at a time
 	shown   chan *report // answers to orders
+
+	mu     sync.Mutex
+	killed bool
+	over   bool // the keeper is not ours any more
 }
 
-func newProcess(s *Spec, keeper *os.Process, conn *os.File) *Process {
+func newProcess(s *Spec, keeper *keeperProcess) *Process {
 	p := &Process{
-		user: s.User, cgroup: s.Cgroup, keeper: keeper, conn: conn,
+		user: s.User, cgroup: s.Cgroup, keeper: keeper,
 		stop: func() bool { return true }, started: make(chan struct{}), ended: make(chan struct{}),
 		shown: make(chan *report, 1),
 	}
@@ -54,42 +54,45 @@ func newProcess(s *Spec, keeper *os.Process, conn *os.File) *Process {
 	return p
 }
 
-// errKeeperDied says that the keeper ended before it had said how the builder did.
+// errKeeperDied says that the keeper ended before it was done.
 var errKeeperDied = errors.New("the process that keeps the builder has died")
 
 // follow hears what the keeper tells, and sees to it in the end that nothing is left.
 func (p *Process) follow() {
 	defer close(p.ended)
-	running, told := p.listen()
-	if !told {
+	running, done := p.listen()
+	if !done {
 		p.sweep()
 	}
-	state, err := p.keeper.Wait()
-	switch {
-	case err != nil:
-		p.exitErr = fmt.Errorf("wait for the keeper: %w", err)
-	case !told:
+	p.mu.Lock()
+	p.over = true
+	killed := p.killed
+	p.mu.Unlock()
+	if failed := p.startErr != nil || p.exitErr != nil; done && !failed && !killed && !p.keeper.once {
+		p.keeper.release()
+	} else if state, err := p.keeper.dismiss(); err != nil {
+		p.exitErr = err
+	} else if !done {
 		p.exitErr = errors.Join(fmt.Errorf("%w (%v)", errKeeperDied, state), p.exitErr)
 	}
 	if !running && p.startErr == nil {
 		p.startErr = p.exitErr
 	}
-	p.conn.Close()
-	p.exit.Killed = p.killed.Load() && p.exit.Status.Signal() == unix.SIGKILL
+	p.exit.Killed = killed && p.exit.Status.Signal() == unix.SIGKILL
 	if p.cgroup != nil {
 		p.account()
 	}
 }
 
-// listen hears events until the connection ends. It reports whether the builder
-// was started, and whether the keeper came to the end of what it had to tell.
-func (p *Process) listen() (running, told bool) {
+// listen hears events. It reports whether the builder was started, and whether the
+// keeper came to the end of its work.
+func (p *Process) listen() (running, done bool) {
 	message := make([]byte, maxMessage)
 	for {
-		n, err := p.conn.Read(message)
+		n, err := p.keeper.conn.Read(message)
 		var e event
 		if err != nil || unpack(message[:n], &e) != nil {
-			return running, told
+			return running, false
 		}
 		switch e.kind {
 		case builderStarted:
@@ -98,7 +101,6 @@ func (p *Process) listen() (running, told bool) {
 		case mountShown:
 			p.shown <- &e.report
 		case builderFailed:
-			told = true
 			if running {
 				p.exitErr = e.report.err()
 			} else {
@@ -106,8 +108,10 @@ func (p *Process) listen() (running, told bool) {
 			}
 			p.killCgroup()
 		case builderEnded:
-			told, p.exit = true, Exit{Status: e.ending.Status, User: e.ending.User, System: e.ending.System}
+			p.exit = Exit{Status: e.ending.Status, User: e.ending.User, System: e.ending.System}
 			p.killCgroup()
+		case keeperFree:
+			return running, true
 		}
 	}
 }
@@ -149,15 +153,13 @@ func (p *Process) Wait() (Exit, error) {
 // Kill ends the builder and all that belongs to it. It does not wait; it may
 // be called more than once, and after the end.
 func (p *Process) Kill() {
-	if p.killed.Swap(true) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.killed || p.over {
 		return
 	}
-	select {
-	case <-p.ended:
-		return
-	default:
-	}
-	if c, err := p.conn.SyscallConn(); err == nil {
+	p.killed = true
+	if c, err := p.keeper.conn.SyscallConn(); err == nil {
 		// The end of orders is one to kill. This fails only when all has ended.
 		_ = c.Control(func(fd uintptr) { _ = unix.Shutdown(int(fd), unix.SHUT_WR) })
 	}
@@ -176,7 +178,7 @@ func (p *Process) Show(ctx context.Context, source, target string) error {
 	}
 	p.showing.Lock()
 	defer p.showing.Unlock()
-	if _, err := p.conn.Write(packUp(&order{source, target})); err != nil {
+	if err := p.order(&order{source, target}); err != nil {
 		return fmt.Errorf("show %s in the sandbox: %w", target, err)
 	}
 	select {
@@ -188,4 +190,19 @@ func (p *Process) Show(ctx context.Context, source, target string) error {
 	case <-p.ended:
 		return fmt.Errorf("show %s in the sandbox: the builder has ended", target)
 	}
+}
+
+// order tells the keeper something, while it is ours.
+func (p *Process) order(o *order) error {
+	message := packUp(o)
+	if len(message) > maxMessage {
+		return unix.ENAMETOOLONG
+	}
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.over {
+		return nil // who waits for the answer hears that it has ended
+	}
+	_, err := p.keeper.conn.Write(message)
+	return err
 }

@@ -37,7 +37,7 @@ func newRoot(s *keeperSpec) (*root, []Mount, error) {
 	if err := unix.Mount("", "/", "", unix.MS_REC|unix.MS_SLAVE, ""); err != nil {
 		return nil, nil, &SetupError{Step: "keep mounts apart", Err: err}
 	}
-	r := &root{cover: chooseCover(), homely: make(map[uint64]bool), lastFD: -1}
+	r := &root{fd: -1, cover: chooseCover(), homely: make(map[uint64]bool), lastFD: -1}
 	early, late := split(s.mounts(), r.cover)
 	// All is opened before the root covers something.
 	opened := make([]source, 0, len(early))
@@ -68,6 +68,15 @@ func newRoot(s *keeperSpec) (*root, []Mount, error) {
 		return nil, nil, &SetupError{Step: "make the root read-only", Err: err}
 	}
 	return r, late, nil
+}
+
+// close closes the root, which goes on to exist where it is mounted.
+func (r *root) close() {
+	for _, fd := range []int{r.fd, r.lastFD} {
+		if fd >= 0 {
+			unix.Close(fd)
+		}
+	}
 }
 
 // chooseCover takes the first that is there.

@@ -3,8 +3,6 @@ package sandbox
 import (
 	"errors"
 	"fmt"
-	"io"
-	"math"
 	"os"
 	"syscall"
 	"time"
@@ -23,14 +21,8 @@ const (
 	namespacesName = "strata-sandbox-namespaces" // argv[0]; of Probe
 )
 
-// Files that the keeper is started with.
-const (
-	keeperConn    = 3 + iota // the connection to who started it
-	keeperSpecFD             // a keeperSpec
-	keeperBuilder            // a builderSpec, for who becomes the builder
-	keeperOutput             // where the builder writes to, handed on
-	keeperCgroup             // the directory of the control group, or /dev/null
-)
+// keeperConn is the connection from a keeper to who started it.
+const keeperConn = 3
 
 // Files that entry is started with.
 const (
@@ -58,9 +50,14 @@ func init() {
 // selfPath is how entry is called inside, where its file is not to be seen.
 var selfPath = fmt.Sprintf("/proc/self/fd/%d", entrySelf)
 
-// stageEnv is the environment of the stages: they live for a moment, or wait. The
-// second processor is for the keeper while another thread of its forks.
-var stageEnv = []string{"GOGC=off", "GOMEMLIMIT=64MiB", "GOMAXPROCS=2"}
+// The environments of the stages, which live for a moment or wait. How many
+// processors there are need not be found out. The keeper's second one is for
+// listening while another thread forks.
+var (
+	keeperEnv = append([]string{"GOMAXPROCS=2"}, stageEnv...)
+	entryEnv  = append([]string{"GOMAXPROCS=1"}, stageEnv...)
+	stageEnv  = []string{"GOGC=off", "GOMEMLIMIT=16MiB", "GODEBUG=containermaxprocs=0,updatemaxprocs=0"}
+)
 
 // keeperSpec is what the keeper is told.
 type keeperSpec struct {
@@ -158,7 +155,8 @@ const (
 	builderStarted           // the builder has been executed
 	builderFailed            // it will not be, or it is not known how it ended
 	mountShown               // an order is carried out
-	builderEnded             // the connection ends when all that is left has been killed
+	builderEnded             // what is left is being killed
+	keeperFree               // all that was left has been killed
 	entryReady               // the sandbox stands
 )
 
@@ -247,13 +245,16 @@ func sealed(name string, v packed) (*os.File, error) {
 	return f, nil
 }
 
-// unsealed reads what sealed wrote, and closes it.
+// unsealed reads what sealed wrote.
 func unsealed(fd int, v packed) error {
-	f := os.NewFile(uintptr(fd), "specification")
-	defer f.Close()
-	b, err := io.ReadAll(io.NewSectionReader(f, 0, math.MaxInt64))
-	if err != nil {
-		return err
+	var st unix.Stat_t
+	if err := unix.Fstat(fd, &st); err != nil {
+		return fmt.Errorf("fstat: %w", err)
 	}
-	return unpack(b, v)
+	b := make([]byte, st.Size)
+	n, err := unix.Pread(fd, b, 0) // all of it: the file is in memory
+	if err != nil {
+		return fmt.Errorf("pread: %w", err)
+	}
+	return unpack(b[:n], v)
 }

@@ -6,9 +6,6 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
-	"syscall"
-
-	"golang.org/x/sys/unix"
 )
 
 // Start runs a builder. It returns when the program has been executed, with an
@@ -103,7 +100,7 @@ func (s *Spec) specs() (keeperSpec, builderSpec, error) {
 	return k, b, nil
 }
 
-// startKeeper starts the keeper with everything that it needs.
+// startKeeper gives a keeper everything that it needs.
 func (s *Spec) startKeeper() (*Process, error) {
 	keeper, builder, err := s.specs()
 	if err != nil {
@@ -119,58 +116,20 @@ func (s *Spec) startKeeper() (*Process, error) {
 		return nil, err
 	}
 	defer builderFile.Close()
-	null, err := os.OpenFile(os.DevNull, os.O_RDWR, 0)
-	if err != nil {
-		return nil, err
-	}
-	defer null.Close()
-	conn, theirs, err := connection()
-	if err != nil {
-		return nil, err
-	}
-	defer theirs.Close()
-	cgroup := null
+	files := [jobFiles]*os.File{jobSpec: keeperFile, jobBuilder: builderFile, jobOutput: s.Output}
 	if s.Cgroup != nil {
-		cgroup = s.Cgroup.dir
+		files[jobCgroup] = s.Cgroup.dir
+	} else {
+		null, err := os.Open(os.DevNull)
+		if err != nil {
+			return nil, err
+		}
+		defer null.Close()
+		files[jobCgroup] = null
 	}
-	files := []*os.File{null, null, os.Stderr,
-		keeperConn: theirs, keeperSpecFD: keeperFile, keeperBuilder: builderFile, keeperOutput: s.Output, keeperCgroup: cgroup}
-	proc, err := os.StartProcess(stageProgram(), []string{keeperName},
-		&os.ProcAttr{Dir: "/", Env: stageEnv, Files: files, Sys: s.keeperAttr()})
+	k, err := engage(s.Isolation != nil && os.Geteuid() != 0, files)
 	if err != nil {
-		conn.Close()
 		return nil, &SetupError{Step: "start the keeper", Err: err}
 	}
-	return newProcess(s, proc, conn), nil
-}
-
-// keeperAttr gives the keeper of an isolated builder a mount namespace, and an
-// ordinary user the right to work in it.
-func (s *Spec) keeperAttr() *syscall.SysProcAttr {
-	attr := &syscall.SysProcAttr{Setsid: true} // ^C at a terminal is for us, who then kills
-	if s.Isolation == nil {
-		return attr
-	}
-	attr.Cloneflags = unix.CLONE_NEWNS | unix.CLONE_NEWUTS
-	if os.Geteuid() != 0 {
-		attr.Cloneflags |= unix.CLONE_NEWUSER
-		attr.UidMappings = []syscall.SysProcIDMap{{ContainerID: 0, HostID: os.Geteuid(), Size: 1}}
-		attr.GidMappings = []syscall.SysProcIDMap{{ContainerID: 0, HostID: os.Getegid(), Size: 1}}
-	}
-	return attr
-}
-
-// connection makes the two ends of one between us and a keeper.
-func connection() (ours, theirs *os.File, err error) {
-	fds, err := unix.Socketpair(unix.AF_UNIX, unix.SOCK_SEQPACKET|unix.SOCK_CLOEXEC, 0)
-	if err != nil {
-		return nil, nil, fmt.Errorf("socketpair: %w", err)
-	}
-	// Without this a read of it would take a thread.
-	if err := unix.SetNonblock(fds[0], true); err != nil {
-		unix.Close(fds[0])
-		unix.Close(fds[1])
-		return nil, nil, fmt.Errorf("socketpair: %w", err)
-	}
-	return os.NewFile(uintptr(fds[0]), "keeper"), os.NewFile(uintptr(fds[1]), "connection"), nil
+	return newProcess(s, k), nil
 }

@@ -4,9 +4,11 @@ import (
 	"bufio"
 	"context"
 	"encoding/json"
+	"fmt"
 	"io"
 	"os"
 	"os/exec"
+	"path/filepath"
 	"strconv"
 	"strings"
 	"testing"
@@ -44,9 +46,7 @@ func TestNothingSurvives(t *testing.T) {
 				if exit, out := b.end(t); exit.Status.ExitStatus() != 3 || exit.Killed {
 					t.Errorf("%+v\n%s", exit, out)
 				}
-				if err := unix.Kill(keeper, 0); err != unix.ESRCH {
-					t.Errorf("the keeper: %v", err)
-				}
+				noRemains(t, keeper)
 				noProcesses(t, m.user)
 			})
 		}
@@ -85,6 +85,87 @@ func openScratch(t testing.TB) string {
 		t.Fatal(err)
 	}
 	return dir
+}
+
+// noRemains fails if a keeper that has gone on to exist keeps something of a builder:
+// children, files, or namespaces.
+func noRemains(t *testing.T, keeper int) {
+	t.Helper()
+	proc := fmt.Sprintf("/proc/%d", keeper)
+	tasks, _ := filepath.Glob(proc + "/task/*") // none if it has ended
+	ours, err := os.Readlink("/proc/self/ns/mnt")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, task := range tasks {
+		if children, err := os.ReadFile(task + "/children"); err == nil && len(children) > 0 {
+			t.Errorf("children of the keeper: %s", children)
+		}
+		if theirs, err := os.Readlink(task + "/ns/mnt"); err == nil && theirs != ours {
+			t.Errorf("a thread of the keeper has mounts of its own: %s", theirs)
+		}
+	}
+	files := openFiles(t, "self")
+	for file, n := range openFiles(t, strconv.Itoa(keeper)) {
+		// What we have not been told to close is in all of us.
+		if file != "socket" && file != "anon_inode" && files[file] == 0 {
+			t.Errorf("a file of the keeper: %s", file)
+		}
+		const most = 3 // standard ones, the connection, and those of Go's runtime
+		if n > most+files[file] {
+			t.Errorf("the keeper has %d of %s", n, file)
+		}
+	}
+}
+
+// openFiles counts those of a process by what they are; sockets and the like together.
+func openFiles(t *testing.T, pid string) map[string]int {
+	t.Helper()
+	count := make(map[string]int)
+	fds, _ := os.ReadDir("/proc/" + pid + "/fd") // none if it has ended
+	for _, fd := range fds {
+		if file, err := os.Readlink("/proc/" + pid + "/fd/" + fd.Name()); err == nil {
+			if kind, _, ok := strings.Cut(file, ":"); ok && kind != "pipe" {
+				file = kind
+			}
+			count[file]++
+		}
+	}
+	return count
+}
+
+// One keeper serves builders one after the other, if nothing came between.
+func TestKeeperServesAgain(t *testing.T) {
+	for _, isolated := range []bool{true, false} {
+		t.Run(fmt.Sprintf("isolated=%t", isolated), func(t *testing.T) {
+			m := mode{isolated: isolated}
+			first := start(t, m.spec(t, "umask 0; cd /; ulimit -c; echo x"))
+			first.end(t)
+			second := start(t, m.spec(t, "umask; ulimit -c; read line"))
+			pid := second.KeeperPid()
+			if reused := pid == first.KeeperPid(); reused != (os.Geteuid() == 0 || !isolated) {
+				t.Errorf("the keeper is used again: %t", reused)
+			}
+			if exit, out := second.end(t); out != "0022\n0\n" || exit.Status.ExitStatus() != 1 {
+				t.Errorf("%+v: %q", exit, out)
+			}
+			third := start(t, m.spec(t, "sleep 1000000"))
+			third.Kill()
+			third.end(t)
+			if err := unix.Kill(third.KeeperPid(), 0); err != unix.ESRCH {
+				t.Errorf("the keeper of a builder that was killed: %v", err)
+			}
+			third.Kill() // does no harm to whom it is not meant for
+			fourth := start(t, m.spec(t, "echo fine"))
+			first.Kill()
+			if err := first.Show(t.Context(), "/usr", "/usr"); err == nil {
+				t.Error("something was shown to a builder that has ended")
+			}
+			if exit, out := fourth.end(t); exit.Status != 0 || out != "fine\n" {
+				t.Errorf("%+v: %q", exit, out)
+			}
+		})
+	}
 }
 
 // noProcesses fails if a process of a build user is left.
