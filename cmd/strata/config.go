@@ -148,6 +148,7 @@ func (c *config) obey(env environment, s *settings) error {
 		AutoOptimise:          s.flag("auto-optimise-store", false),
 		AllowSymlinkedStore:   s.flag("allow-symlinked-store", env.nonEmpty("NIX_IGNORE_SYMLINK_STORE", "") == "1"),
 	}
+	c.local.AutoGC = s.autoGC()
 	c.local.CADerivations = s.HasFeature("ca-derivations")
 	c.local.GitHashing = s.HasFeature("git-hashing")
 	c.local.TrustedKeys = s.keys()

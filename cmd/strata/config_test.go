@@ -13,6 +13,7 @@ import (
 
 	"github.com/strata-nix/strata/internal/testenv"
 	"github.com/strata-nix/strata/store"
+	"github.com/strata-nix/strata/store/local"
 )
 
 // envOf makes an environment of "NAME=value" pairs in which no file of the
@@ -274,13 +275,23 @@ func TestParametersOfStores(t *testing.T) {
 }
 
 func TestSettingsThatNobodyObeysAreNamed(t *testing.T) {
-	c := mustLoad(t, envOf(t, "NIX_CONFIG=builders =\nmin-free = 1G"), "json-log-path=/x")
+	c := mustLoad(t, envOf(t, "NIX_CONFIG=builders =\nplugin-files = /p"), "json-log-path=/x")
 	want := []string{
 		"setting 'json-log-path' is not obeyed: see --log-format",
-		"setting 'min-free' is not obeyed: garbage is collected when somebody asks for it",
+		"setting 'plugin-files' is not obeyed: there are no plugins",
 	}
 	if !reflect.DeepEqual(c.passedOver, want) {
 		t.Errorf("got %q", c.passedOver)
+	}
+}
+
+func TestSettingsOfAutomaticCollections(t *testing.T) {
+	a := mustLoad(t, envOf(t, "NIX_CONFIG=min-free = 1G\nmax-free = 3000\nmin-free-check-interval = 0")).local.AutoGC
+	if a.MinFree != 1<<30 || a.MaxFree == nil || *a.MaxFree != 3000 || a.CheckInterval == nil || *a.CheckInterval != 0 {
+		t.Errorf("%+v", a)
+	}
+	if a := mustLoad(t, envOf(t)).local.AutoGC; a.MinFree != 0 || a.MaxFree != nil || *a.CheckInterval != local.DefaultMinFreeCheckInterval {
+		t.Errorf("by default: %+v", a)
 	}
 }
 

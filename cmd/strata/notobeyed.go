@@ -9,15 +9,12 @@ import (
 // notObeyed are settings of nix.conf that a daemon obeys elsewhere and strata's
 // does not, with what it does instead.
 var notObeyed = map[string]string{
-	"external-builders":       "builders are run by this daemon, or by another machine",
-	"gc-reserved-space":       "nothing is reserved for garbage collections",
-	"json-log-path":           "see --log-format",
-	"max-free":                "garbage is collected when somebody asks for it",
-	"min-free":                "garbage is collected when somebody asks for it",
-	"min-free-check-interval": "garbage is collected when somebody asks for it",
-	"plugin-files":            "there are no plugins",
-	"preallocate-contents":    "files are not preallocated",
-	"use-case-hack":           "it is for other systems",
+	"external-builders":    "builders are run by this daemon, or by another machine",
+	"gc-reserved-space":    "nothing is reserved for garbage collections",
+	"json-log-path":        "see --log-format",
+	"plugin-files":         "there are no plugins",
+	"preallocate-contents": "files are not preallocated",
+	"use-case-hack":        "it is for other systems",
 }
 
 // passedOver says which settings were made that nobody obeys.

@@ -7,6 +7,7 @@ import (
 	"strings"
 
 	"github.com/strata-nix/strata/nixconf"
+	"github.com/strata-nix/strata/store/local"
 	"github.com/strata-nix/strata/trust"
 )
 
@@ -73,4 +74,22 @@ func prefix(what string, err error) error {
 		return nil
 	}
 	return fmt.Errorf("%s: %w", what, err)
+}
+
+// autoGC says when garbage is collected without anybody asking.
+func (s *settings) autoGC() local.AutoGC {
+	a := local.AutoGC{}
+	bytes := func(name string) uint64 {
+		n, err := s.Uint(name, 0)
+		s.note(err)
+		return n
+	}
+	a.MinFree = bytes("min-free")
+	if s.IsSet("max-free") {
+		n := bytes("max-free")
+		a.MaxFree = &n
+	}
+	every := s.seconds("min-free-check-interval", local.DefaultMinFreeCheckInterval)
+	a.CheckInterval = &every
+	return a
 }

@@ -121,7 +121,8 @@ func (b *addBatch) add(ctx context.Context, info *store.PathInfo, narStream io.R
 	if !b.opts.NoCheckSigs && s.opts.RequireSigs && !s.trusted(info) {
 		return &store.SignatureError{Path: s.dir.Print(info.Path)}
 	}
-	if err := b.roots.Add(ctx, []storepath.Path{info.Path}); err != nil {
+	// What it refers to has to stay, too, until it is referred to.
+	if err := b.roots.Add(ctx, append([]storepath.Path{info.Path}, info.References...)); err != nil {
 		return err
 	}
 	if need, err := b.needed(ctx, info.Path); err != nil || !need {
@@ -133,6 +134,9 @@ func (b *addBatch) add(ctx context.Context, info *store.PathInfo, narStream io.R
 	}
 	// Somebody else may have made it while we waited.
 	need, err := b.needed(ctx, info.Path)
+	if err == nil && need {
+		err = s.makeRoom(ctx)
+	}
 	if err == nil && need {
 		var path string
 		if path, err = b.unpack(ctx, info, narStream); err == nil {

@@ -32,12 +32,14 @@ func (s *Store) QueryMissing(ctx context.Context, targets []derivation.DerivedPa
 
 // EnsurePath makes a path valid, see [store.Ensurer].
 func (s *Store) EnsurePath(ctx context.Context, p storepath.Path) error {
+	defer s.KeepFree(ctx)()
 	b, v := s.Building(s)
 	return b.EnsurePath(ctx, v, p)
 }
 
 // BuildPaths realises derived paths, see [store.Builder].
 func (s *Store) BuildPaths(ctx context.Context, targets []derivation.DerivedPath, mode store.BuildMode) ([]*store.BuildResult, error) {
+	defer s.KeepFree(ctx)()
 	b, v := s.Building(s)
 	return b.BuildPaths(ctx, v, targets, mode)
 }
@@ -45,6 +47,7 @@ func (s *Store) BuildPaths(ctx context.Context, targets []derivation.DerivedPath
 // BuildDerivation builds a derivation that need not be in the store, see
 // [store.DerivationBuilder].
 func (s *Store) BuildDerivation(ctx context.Context, p storepath.Path, d *derivation.Basic, mode store.BuildMode) (*store.BuildResult, error) {
+	defer s.KeepFree(ctx)()
 	b, v := s.Building(s)
 	return b.BuildDerivation(ctx, v, p, d, mode)
 }

@@ -40,7 +40,12 @@ func (s *Store) CollectGarbage(ctx context.Context, o store.GCOptions) (*store.G
 		}
 		defer over()
 	}
-	return gc.Collect(ctx, s.garbageParts(), o)
+	if !deletes || s.layer.Deleting == nil {
+		return gc.Collect(ctx, s.garbageParts(), o)
+	}
+	done := s.layer.Deleting(ctx)
+	res, err := gc.Collect(ctx, s.garbageParts(), o)
+	return res, errors.Join(err, done())
 }
 
 // WhyAlive tells what keeps paths alive, see [store.Explainer].

@@ -86,6 +86,9 @@ func (b *addBatch) addDump(ctx context.Context, d store.Dump) (*store.PathInfo, 
 		return nil, err
 	}
 	need, err := b.needed(ctx, info.Path)
+	if err == nil && need {
+		err = b.s.makeRoom(ctx)
+	}
 	if err == nil && need && path == "" {
 		path, err = b.write(ctx, d, bytes.NewReader(head))
 	}

@@ -37,7 +37,10 @@ func (im *importer) fetch(ctx context.Context, o *object) {
 				return
 			}
 		}
-		err := im.s.take(own, &offer, path)
+		err := im.s.makeRoom(own)
+		if err == nil {
+			err = im.s.take(own, &offer, path)
+		}
 		im.events <- func() { im.fetched(ctx, o, err) }
 	}()
 }

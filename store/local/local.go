@@ -56,6 +56,9 @@ type Layering struct {
 	// Remove deletes entries of the store directory and tells how many bytes left
 	// the disk; removing the tree from Real unless set.
 	Remove func(ctx context.Context, names []string) (freed uint64, err error)
+	// Deleting is called before objects are deleted, and done when they are, whatever
+	// came of it; nil: there is nothing to be done.
+	Deleting func(ctx context.Context) (done func() error)
 	// Guard is asked before anything is written or deleted; its error is the
 	// answer. nil: nothing can be wrong. (The mount at Real, which others may take
 	// away, and then what lies under it must not be written to.)
@@ -80,7 +83,8 @@ type shared struct {
 	layer  Layering
 	builds *builder.Builder
 	hashes *derivation.Hasher // of valid derivations
-	view   bool               // closing it does nothing
+	auto   *autoGC
+	view   bool // closing it does nothing
 }
 
 // Every ability of a local store.
@@ -126,7 +130,7 @@ func Open(ctx context.Context, o Options) (*Store, error) {
 // OpenLayered opens a store as the upper part of a layered one.
 func OpenLayered(ctx context.Context, o Options, l Layering) (*Store, error) {
 	o = o.resolved()
-	s := &Store{opts: o, shared: &shared{dir: o.Dir, real: o.Real, state: o.State, log: o.Log, uri: o.URI, layer: l}}
+	s := &Store{opts: o, shared: &shared{dir: o.Dir, real: o.Real, state: o.State, log: o.Log, uri: o.URI, layer: l, auto: newAutoGC()}}
 	if s.layer.Deletable == "" {
 		s.layer.Deletable = s.real
 	}
@@ -159,6 +163,7 @@ func (s *Store) Close() error {
 	if s.view {
 		return nil
 	}
+	s.auto.end()
 	return s.db.Close()
 }
 

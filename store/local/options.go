@@ -63,6 +63,9 @@ type Options struct {
 	Leases     *lease.Place
 	SkipLeases []string
 
+	// AutoGC says when garbage is collected without anybody asking.
+	AutoGC AutoGC
+
 	// Pool opens the stores that objects come from; nil: there are none.
 	Pool *substitute.Pool
 	// Substituters are their URIs ("substituters").

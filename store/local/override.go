@@ -22,6 +22,9 @@ var overrides = map[string]func(o *Options, value string) error{
 	"sync-before-registering":    onBool(func(o *Options, b bool) { o.SyncBeforeRegistering = b }),
 	"trusted-public-keys":        onKeys(func(o *Options, k trust.Keys) { o.TrustedKeys = k }),
 	"extra-trusted-public-keys":  onKeys(func(o *Options, k trust.Keys) { o.TrustedKeys = o.TrustedKeys.With(k) }),
+	"min-free":                   onBytes(func(o *Options, n uint64) { o.AutoGC.MinFree = n }),
+	"max-free":                   onBytes(func(o *Options, n uint64) { o.AutoGC.MaxFree = &n }),
+	"min-free-check-interval":    onAge(func(o *Options, d time.Duration) { o.AutoGC.CheckInterval = &d }),
 	"substitute":                 onBool(func(o *Options, b bool) { o.NoSubstitute = !b }),
 	"fallback":                   onBool(func(o *Options, b bool) { o.Fallback = b }),
 	"max-substitution-jobs":      onJobs,
@@ -52,6 +55,18 @@ func onJobs(o *Options, value string) error {
 	// Even 0 lets one be under way, as in Nix.
 	o.SubstitutionJobs = int(min(max(n, 1), maxJobs)) //nolint:gosec // at most maxJobs
 	return nil
+}
+
+// onBytes reads a size.
+func onBytes(set func(*Options, uint64)) func(*Options, string) error {
+	return func(o *Options, value string) error {
+		n, err := strconv.ParseUint(value, 10, 64)
+		if err != nil {
+			return fmt.Errorf("has invalid value '%.80s', expected a number of bytes", value)
+		}
+		set(o, n)
+		return nil
+	}
 }
 
 // maxAge is about as long as a time.Duration can be.

@@ -39,6 +39,7 @@ func (s *Store) QueryMissing(ctx context.Context, targets []derivation.DerivedPa
 // what is built lands in the upper. What was asked for is leaned on then, so its
 // metadata is copied up.
 func (s *Store) BuildPaths(ctx context.Context, targets []derivation.DerivedPath, mode store.BuildMode) ([]*store.BuildResult, error) {
+	defer s.KeepFree(ctx)()
 	b, v := s.Building(s)
 	results, err := b.BuildPaths(ctx, v, targets, mode)
 	if err != nil {
@@ -59,6 +60,7 @@ func (s *Store) BuildPaths(ctx context.Context, targets []derivation.DerivedPath
 
 // BuildDerivation builds a derivation that need not be in any layer.
 func (s *Store) BuildDerivation(ctx context.Context, p storepath.Path, d *derivation.Basic, mode store.BuildMode) (*store.BuildResult, error) {
+	defer s.KeepFree(ctx)()
 	b, v := s.Building(s)
 	r, err := b.BuildDerivation(ctx, v, p, d, mode)
 	if err != nil || !r.Status.OK() {
@@ -73,6 +75,7 @@ func (s *Store) BuildDerivation(ctx context.Context, p storepath.Path, d *deriva
 
 // EnsurePath makes a path valid that no layer has, or copies its metadata up.
 func (s *Store) EnsurePath(ctx context.Context, p storepath.Path) error {
+	defer s.KeepFree(ctx)()
 	b, v := s.Building(s)
 	if err := b.EnsurePath(ctx, v, p); err != nil {
 		return err

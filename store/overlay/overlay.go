@@ -105,7 +105,7 @@ func open(ctx context.Context, o Options, ls lowers) (*Store, error) {
 		return nil, errors.New("a local-overlay store needs the setting 'upper-layer'")
 	}
 	s := &Store{opts: o, below: &below{lowers: ls}, stale: new(atomic.Bool), growth: &growth{known: ls.stamps()}}
-	l := local.Layering{Lower: showing{s}, Deletable: o.UpperLayer, Aside: s.aside, Remove: s.remove}
+	l := local.Layering{Lower: showing{s}, Deletable: o.UpperLayer, Aside: s.aside, Remove: s.remove, Deleting: s.deleting}
 	if o.Lean != nil {
 		l.Lean = s.lean
 	}

@@ -14,17 +14,16 @@ import (
 	"github.com/strata-nix/strata/gc"
 	"github.com/strata-nix/strata/nar"
 	"github.com/strata-nix/strata/overlayfs"
-	"github.com/strata-nix/strata/store"
 )
 
-// CollectGarbage collects the upper's garbage, see [store.Collector]. Lower
-// objects are never deleted, and count nothing.
-func (s *Store) CollectGarbage(ctx context.Context, o store.GCOptions) (*store.GCResult, error) {
-	if o.Action == store.DeleteDead || o.Action == store.DeleteSpecific {
-		defer s.noteRemoving(ctx)()
+// deleting brackets collections of the upper's garbage. Lower objects are never
+// deleted, and count nothing; where they show instead, it is after one refresh for all.
+func (s *Store) deleting(ctx context.Context) (done func() error) {
+	end := s.noteRemoving(ctx)
+	return func() error {
+		defer end()
+		return s.refresh(context.WithoutCancel(ctx))
 	}
-	res, err := s.Store.CollectGarbage(ctx, o)
-	return res, errors.Join(err, s.refresh(context.WithoutCancel(ctx)))
 }
 
 // aside moves entries of the merged directory away, see gc.Parts. Of what is not in
