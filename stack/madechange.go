@@ -2,7 +2,6 @@ package stack
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"slices"
 
@@ -201,6 +200,3 @@ func lookAtDatabase(ctx context.Context, db *nixdb.DB) (*DatabaseIdentity, error
 	}
 	return d, nil
 }
-
-// errOverlay: an overlay's inode numbers say nothing about what it shows.
-var errOverlay = errors.New("an overlay has no identity of its own")

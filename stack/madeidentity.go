@@ -42,6 +42,9 @@ func IdentifyLower(ctx context.Context, l RunLower, st store.Store) (MadeLower, 
 	return m, nil
 }
 
+// errOverlay: an overlay's inode numbers say nothing about what it shows.
+var errOverlay = errors.New("an overlay has no identity of its own")
+
 // imageHeader is how many bytes of an image are hashed: the superblock of each kind
 // lies in them.
 const imageHeader = 4096

@@ -16,6 +16,7 @@ import (
 // one, and finds nothing wrong with it. Before the pivot it does: that is the stale database of an
 // upper over an upgraded image.
 func TestStockNixAgreesAfterPivot(t *testing.T) {
+	testenv.Long(t)
 	inEach(t, func(t *testing.T, w *world) {
 		nix := testenv.Nix(t, "2.34")
 		nix = nix.WithBind(w.dir, w.dir)
