@@ -198,7 +198,7 @@ func (r *reading) object(ctx context.Context, layer int, row nixdb.Row, owner *u
 	if o.path == "" {
 		return ctx.Err() == nil
 	}
-	if len(r.TrustedKeys) > 0 {
+	if row.Signed && len(r.TrustedKeys) > 0 {
 		// That it cannot be had is a matter of the database.
 		o.info, _ = r.Layers[layer].info(ctx, row.Path)
 	}

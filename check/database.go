@@ -22,13 +22,17 @@ var codes = map[nixdb.DamageKind]Code{
 // findDatabaseDamage finds what is wrong with the databases of all layers, for all
 // classes that are about them.
 func findDatabaseDamage(ctx context.Context, x *examination, _ func(*Finding)) error {
+	how := nixdb.Quick
+	if x.opts.Contents && x.round == 0 {
+		how = nixdb.Thorough
+	}
 	var errs []error
 	for i := range x.Layers {
 		l := &x.Layers[i]
 		if !x.listed(i) {
 			continue
 		}
-		damage, err := l.DB.Check(ctx)
+		damage, err := l.DB.Check(ctx, how)
 		if err != nil {
 			errs = append(errs, fmt.Errorf("%s: %w", l.Name, err))
 		}

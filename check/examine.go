@@ -189,24 +189,15 @@ func (x *examination) examine(ctx context.Context, contents bool) error {
 		if x.kept, err = x.readKept(); err != nil {
 			x.couldNotTell(ctx, err)
 		}
-		for _, c := range x.classes {
-			if c.whole == nil {
-				continue
-			}
-			if err := c.whole(ctx, x, func(f *Finding) { x.found(ctx, c, f) }); err != nil {
-				x.couldNotTell(ctx, err)
-			}
-			if err := context.Cause(ctx); err != nil {
-				return err
-			}
-		}
-		if err := x.askSources(ctx); err != nil {
-			return err
-		}
 		if x.round == 0 {
 			activity.Logf(ctx, activity.Info, "checking path existence...")
 		}
-		return x.eachLine(ctx, x.lookAtLines)
+		// The databases are read by one processor while names are compared by another.
+		var wholes sync.WaitGroup
+		wholes.Go(func() { x.lookAtWholes(ctx) })
+		err = x.eachLine(ctx, x.lookAtLines)
+		wholes.Wait()
+		return err
 	})
 	if err == nil && contents {
 		err = x.contents(ctx)
@@ -214,8 +205,19 @@ func (x *examination) examine(ctx context.Context, contents bool) error {
 	return err
 }
 
-func (x *examination) askSources(ctx context.Context) error {
+// lookAtWholes asks those classes that are about one thing as a whole, and the sources.
+func (x *examination) lookAtWholes(ctx context.Context) {
+	for _, c := range x.classes {
+		if c.whole != nil && ctx.Err() == nil {
+			if err := c.whole(ctx, x, func(f *Finding) { x.found(ctx, c, f) }); err != nil {
+				x.couldNotTell(ctx, err)
+			}
+		}
+	}
 	for _, source := range x.More {
+		if ctx.Err() != nil {
+			return
+		}
 		err := source(ctx, func(f *Finding) {
 			if c := x.class(f.Code); c != nil {
 				x.found(ctx, c, f)
@@ -225,7 +227,6 @@ func (x *examination) askSources(ctx context.Context) error {
 			x.couldNotTell(ctx, err)
 		}
 	}
-	return context.Cause(ctx)
 }
 
 // lookAtLines asks all classes about lines, and again about those that something seems

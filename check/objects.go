@@ -239,7 +239,7 @@ func (r *repairs) needed(ctx context.Context, lost map[storepath.Path]*Finding) 
 	for p := range lost {
 		paths = append(paths, p)
 	}
-	storepath.SortUnique(paths)
+	paths = storepath.SortUnique(paths)
 	lists, err := r.Layers[0].DB.Referrers(ctx, paths)
 	if err != nil {
 		return nil, err

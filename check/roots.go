@@ -58,7 +58,7 @@ func (x *examination) validAnywhere(ctx context.Context, roots store.Roots) (sto
 	for p := range roots {
 		all = append(all, p)
 	}
-	storepath.SortUnique(all)
+	all = storepath.SortUnique(all)
 	valid := storepath.Set{}
 	for i := range x.Layers {
 		rows, err := x.Layers[i].lookUp(ctx, all)
@@ -182,7 +182,7 @@ func findTemporaryRootsOfDead(_ context.Context, x *examination, say func(*Findi
 	if !x.selected[0] {
 		return nil
 	}
-	for _, path := range x.temporary[0].dead {
+	for _, path := range x.temporaryRootsOf(x.StateDir).dead {
 		say(&Finding{Path: visible(path), data: path})
 	}
 	notes, _ := filepath.Glob(filepath.Join(globQuoted(x.StateDir), removalNotes))

@@ -42,11 +42,20 @@ func (d Damage) String() string { return d.Text }
 // maxDamage is how much of a kind is listed.
 const maxDamage = 1000
 
+// Thoroughness says how closely a database is looked at.
+type Thoroughness int
+
+// How closely.
+const (
+	Thorough Thoroughness = iota // every entry of every index is looked up
+	Quick                        // the entries of indices are only counted: some ten times faster
+)
+
 // Check looks for damage of the database itself: pages and indices, references to
 // rows that are not there, rows that cannot be understood, tables of another
 // shape, files that are not as they should be. It lists up to a thousand of each
 // kind, and gives an error only if it could not look. It reads everything.
-func (db *DB) Check(ctx context.Context) ([]Damage, error) {
+func (db *DB) Check(ctx context.Context, how Thoroughness) ([]Damage, error) {
 	var found findings
 	err := db.read(ctx, "checking", func(c *conn) error {
 		found = findings{}
@@ -55,7 +64,7 @@ func (db *DB) Check(ctx context.Context) ([]Damage, error) {
 		if err != nil {
 			return err
 		}
-		if err := checkPages(c, &found); err != nil || !shape {
+		if err := checkPages(c, &found, how); err != nil || !shape {
 			return err // there is nothing to be read that could be understood
 		}
 		for _, check := range []func(*conn, *findings) error{checkIndices, db.checkForeignKeys, db.checkRows, db.checkOutputs} {
@@ -88,8 +97,12 @@ func (f *findings) add(d Damage) {
 
 // checkPages tells what SQLite finds. What it says of indices follows from its
 // words, as there is nothing else.
-func checkPages(c *conn, found *findings) error {
-	return c.query(fmt.Sprintf("pragma integrity_check(%d)", maxDamage), nil, func(s *sqlite.Stmt) error {
+func checkPages(c *conn, found *findings, how Thoroughness) error {
+	pragma := "integrity_check"
+	if how == Quick {
+		pragma = "quick_check"
+	}
+	return c.query(fmt.Sprintf("pragma %s(%d)", pragma, maxDamage), nil, func(s *sqlite.Stmt) error {
 		text := s.ColumnText(0)
 		if text == "ok" {
 			return nil
@@ -152,7 +165,15 @@ func checkIndices(c *conn, found *findings) error {
 			found.add(Damage{Kind: DamagedIndex, Text: fmt.Sprintf("index %s is not there", want.name)})
 		case table != want.table || columns != want.column:
 			found.add(Damage{Kind: DamagedIndex, Text: fmt.Sprintf("index %s is of %s(%s) instead of %s(%s)", want.name, table, columns, want.table, want.column)})
+		default:
+			if err := countIndex(c, found, want.name, want.table); err != nil {
+				return err
+			}
 		}
+	}
+	// The one that SQLite makes for a column that is unique.
+	if err := countIndex(c, found, "sqlite_autoindex_ValidPaths_1", "ValidPaths"); err != nil {
+		return err
 	}
 	there := false
 	err := c.query("select 1 from sqlite_master where type = 'trigger' and name = 'DeleteSelfRefs'", nil,
@@ -161,6 +182,21 @@ func checkIndices(c *conn, found *findings) error {
 		found.add(Damage{Kind: DamagedIndex, Text: "trigger DeleteSelfRefs is not there, without which a path that refers to itself cannot be deleted"})
 	}
 	return err
+}
+
+// countIndex compares the number of entries of an index with that of rows.
+func countIndex(c *conn, found *findings, name, table string) error {
+	var n [2]int64
+	for i, by := range []string{"not indexed", "indexed by " + name} {
+		if err := c.query("select count(*) from "+table+" "+by, nil,
+			func(s *sqlite.Stmt) error { n[i] = s.ColumnInt64(0); return nil }); err != nil {
+			return err
+		}
+	}
+	if n[0] != n[1] {
+		found.add(Damage{Kind: DamagedIndex, Text: fmt.Sprintf("index %s has %d entries for %d rows of %s", name, n[1], n[0], table)})
+	}
+	return nil
 }
 
 // index tells what an index is of; table is "" if there is none.
@@ -178,6 +214,23 @@ func (c *conn) index(name string) (table, columns string, err error) {
 // checkForeignKeys tells which rows refer to rows that are not there, and whose they
 // are.
 func (db *DB) checkForeignKeys(c *conn, found *findings) error {
+	// The pragma takes several times as long as this, and there is next to never any.
+	whole := true
+	for _, ref := range []string{
+		"Refs left join ValidPaths on id = reference", "Refs left join ValidPaths on id = referrer", "DerivationOutputs d left join ValidPaths v on v.id = d.drv",
+	} {
+		id := "id"
+		if strings.Contains(ref, " v ") {
+			id = "v.id"
+		}
+		if err := c.query("select 1 from "+ref+" where "+id+" is null limit 1", nil,
+			func(*sqlite.Stmt) error { whole = false; return nil }); err != nil {
+			return err
+		}
+	}
+	if has, err := c.hasTable("Realisations"); err != nil || whole && !has {
+		return err
+	}
 	type row struct {
 		table string
 		id    int64

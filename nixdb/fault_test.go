@@ -145,7 +145,7 @@ func TestDamagedRowsAreErrors(t *testing.T) {
 			if !errors.As(last, &row) {
 				t.Errorf("AllPathInfos: %v", last)
 			}
-			if problems, err := db.Check(t.Context()); err != nil || len(problems) == 0 {
+			if problems, err := db.Check(t.Context(), nixdb.Thorough); err != nil || len(problems) == 0 {
 				t.Errorf("Check: %v, %v", problems, err)
 			}
 			if tc.table == "Refs" {
@@ -194,7 +194,7 @@ func TestDamagedPagesAreFound(t *testing.T) {
 		t.Fatal(err)
 	}
 	reader := open(t, dbDir, nixdb.Options{ReadOnly: true})
-	problems, err := reader.Check(t.Context())
+	problems, err := reader.Check(t.Context(), nixdb.Thorough)
 	if err != nil || len(problems) == 0 {
 		t.Errorf("%v, %v", problems, err)
 	}

@@ -97,7 +97,7 @@ func register(t testing.TB, db *nixdb.DB, infos ...*store.PathInfo) {
 // healthy fails the test if Check finds anything.
 func healthy(t testing.TB, db *nixdb.DB) {
 	t.Helper()
-	problems, err := db.Check(t.Context())
+	problems, err := db.Check(t.Context(), nixdb.Thorough)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -16,6 +16,7 @@ type Row struct {
 	Path    storepath.Path
 	NarHash nixhash.Hash // zero: it cannot be understood
 	NarSize uint64       // 0: unknown
+	Signed  bool         // it has signatures
 }
 
 // sortedPage is how many rows SortedRows reads in one transaction.
@@ -35,7 +36,7 @@ func (db *DB) SortedRows(ctx context.Context, after storepath.Path) iter.Seq2[[]
 			n, from := 0, last
 			err := db.read(ctx, "listing all paths in order", func(c *conn) error {
 				rows, n, last = make([]Row, 0, sortedPage), 0, from
-				return c.query("select path, id, hash, narSize from ValidPaths where path > ? order by path limit ?",
+				return c.query("select path, id, hash, narSize, sigs is not null from ValidPaths where path > ? order by path limit ?",
 					func(s *sqlite.Stmt) { s.BindText(1, from); s.BindInt64(2, sortedPage) },
 					func(s *sqlite.Stmt) error {
 						n++
@@ -44,7 +45,7 @@ func (db *DB) SortedRows(ctx context.Context, after storepath.Path) iter.Seq2[[]
 						if err != nil {
 							return nil //nolint:nilerr // see above
 						}
-						r := Row{ID: s.ColumnInt64(1), Path: p, NarSize: uint64(max(0, s.ColumnInt64(3)))}
+						r := Row{ID: s.ColumnInt64(1), Path: p, NarSize: uint64(max(0, s.ColumnInt64(3))), Signed: s.ColumnInt64(4) != 0}
 						r.NarHash, _ = nixhash.Parse(s.ColumnText(2))
 						rows = append(rows, r)
 						return nil
@@ -75,11 +76,12 @@ func (db *DB) LookUp(ctx context.Context, paths []storepath.Path) ([]Row, error)
 				return err
 			}
 			rows[i].Path = p
-			if err := c.query("select id, hash, narSize from ValidPaths where path = ?",
+			if err := c.query("select id, hash, narSize, sigs is not null from ValidPaths where path = ?",
 				func(s *sqlite.Stmt) { s.BindText(1, db.o.Dir.Print(p)) },
 				func(s *sqlite.Stmt) error {
 					rows[i].ID, rows[i].NarSize = s.ColumnInt64(0), uint64(max(0, s.ColumnInt64(2)))
 					rows[i].NarHash, _ = nixhash.Parse(s.ColumnText(1))
+					rows[i].Signed = s.ColumnInt64(3) != 0
 					return nil
 				}); err != nil {
 				return err
