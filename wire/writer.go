@@ -58,19 +58,21 @@ func (w *Writer) Bool(b bool) {
 }
 
 // Text writes a string with its padding.
-func (w *Writer) Text(s string) {
-	w.Uint64(uint64(len(s)))
-	if w.err == nil {
-		_, w.err = w.w.WriteString(s)
-	}
-	w.pad(len(s))
-}
+func (w *Writer) Text(s string) { w.Joined(s) }
 
 // Joined writes one string, given in parts, with its padding.
 func (w *Writer) Joined(parts ...string) {
 	n := 0
 	for _, s := range parts {
 		n += len(s)
+	}
+	if total := 8 + n + -n&7; total <= w.w.Available() && w.err == nil {
+		b := binary.LittleEndian.AppendUint64(w.w.AvailableBuffer(), uint64(n))
+		for _, s := range parts {
+			b = append(b, s...)
+		}
+		_, w.err = w.w.Write(append(b, "\x00\x00\x00\x00\x00\x00\x00"[:-n&7]...))
+		return
 	}
 	w.Uint64(uint64(n))
 	for _, s := range parts {
