@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -187,17 +188,14 @@ func (s *Store) obtain(ctx context.Context, info *store.PathInfo) (*stage, error
 func (s *Store) obtainFrom(ctx context.Context, from *origin, info *store.PathInfo) (_ *stage, err error) {
 	w := newWatchdog(ctx, s.o.Patience)
 	defer w.stop()
-	r, err := s.openFrom(store.Verifying(w.ctx), from, info)
-	if err != nil {
-		return nil, w.explain(err)
-	}
+	r := w.pump(func(ctx context.Context) (io.ReadCloser, error) { return s.openFrom(store.Verifying(ctx), from, info) }, &s.count.bytes)
 	defer r.Close()
 	st, err := s.o.Cache.newStage(info)
 	if err != nil {
 		return nil, err
 	}
 	st.origin = from.Store.URI()
-	if err := st.unpack(w.ctx, w.reader(r, &s.count.bytes)); err != nil {
+	if err := st.unpack(w.ctx, r); err != nil {
 		st.remove()
 		return nil, w.explain(fmt.Errorf("from '%s': %w", from.Store.URI(), err))
 	}
@@ -253,18 +251,36 @@ func (w *watchdog) explain(err error) error {
 	return err
 }
 
-// reader tells the watchdog of what comes, and counts it.
-func (w *watchdog) reader(r io.Reader, count interface{ Add(int64) int64 }) io.Reader {
-	return readerFunc(func(p []byte) (int, error) {
-		n, err := r.Read(p)
-		if n > 0 {
-			w.timer.Reset(w.patience)
-			count.Add(int64(n))
+// pump reads what open opens in a goroutine of its own, tells the watchdog of what comes and counts
+// it. So whoever reads is not held up by a source that heeds no context, as a file
+// on a server that is gone; only the goroutine is, which closes it.
+func (w *watchdog) pump(open func(context.Context) (io.ReadCloser, error), count *atomic.Int64) io.ReadCloser {
+	pr, pw := io.Pipe()
+	stop := context.AfterFunc(w.ctx, func() { _ = pw.CloseWithError(context.Cause(w.ctx)) })
+	go func() {
+		defer stop()
+		r, err := open(w.ctx)
+		if err == nil {
+			_, err = io.CopyBuffer(progress{pw, w, count}, plainReader{r}, make([]byte, 64<<10))
+			err = errors.Join(err, r.Close())
 		}
-		return n, err
-	})
+		_ = pw.CloseWithError(err)
+	}()
+	return pr
 }
 
-type readerFunc func([]byte) (int, error)
+// plainReader hides all abilities but one.
+type plainReader struct{ io.Reader }
 
-func (f readerFunc) Read(p []byte) (int, error) { return f(p) }
+// progress is the watchdog's view of what is read.
+type progress struct {
+	io.Writer
+	w     *watchdog
+	count *atomic.Int64
+}
+
+func (p progress) Write(b []byte) (int, error) {
+	p.w.timer.Reset(p.w.patience)
+	p.count.Add(int64(len(b)))
+	return p.Writer.Write(b)
+}
