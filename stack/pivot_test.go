@@ -20,6 +20,7 @@ import (
 
 	"github.com/strata-nix/strata/internal/mount"
 	"github.com/strata-nix/strata/nar"
+	"github.com/strata-nix/strata/nixdb"
 	"github.com/strata-nix/strata/nixhash"
 	"github.com/strata-nix/strata/overlayfs"
 	"github.com/strata-nix/strata/pivot"
@@ -114,7 +115,7 @@ func (r *running) end() {
 func sound(t *testing.T, s *Stack) {
 	t.Helper()
 	db := s.Store.DB()
-	if damages, err := db.Check(t.Context()); err != nil || len(damages) > 0 {
+	if damages, err := db.Check(t.Context(), nixdb.Thorough); err != nil || len(damages) > 0 {
 		t.Errorf("database: %v, %v", damages, err)
 	}
 	for info, err := range db.AllPathInfos(t.Context()) {
