@@ -68,7 +68,7 @@ func (r *resolver) policy(p *Policy, settings map[string]string) map[string]stri
 		r.fail("gc.delete-older-than", "%s is less than nothing", p.DeleteOlderThan)
 	}
 	if p.Owner != "" {
-		if _, err := lookupUser(p.Owner); err != nil {
+		if _, err := lookup(p.Owner); err != nil {
 			r.fail("gc.owner", "%v", err)
 		}
 	}
@@ -90,8 +90,11 @@ func (p *Policy) owner() (int, error) {
 	if p.Owner == "" {
 		return -1, nil
 	}
-	return lookupUser(p.Owner)
+	return lookup(p.Owner)
 }
+
+// lookup is lookupUser, but for tests.
+var lookup = lookupUser
 
 // lookupUser finds a user by name or number.
 func lookupUser(name string) (uid int, err error) {
