@@ -22,6 +22,8 @@
 //	state/          what Nix has in /nix/var/nix: database, roots, profiles, daemon socket
 //	log/            build logs, /nix/var/log/nix
 //	lowers/         mount points of images, and of lowers that would else be hidden
+//	made.json       for which lowers the upper was made
+//	pivot.journal   a move to other lowers that is under way
 //	run.json        which process serves the stack, and what it has mounted
 //	tmpfs/          layer, work, state and log of an upper in memory
 //	lock            held by that process
