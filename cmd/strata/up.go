@@ -32,7 +32,9 @@ type upOptions struct {
 	storeDir  string
 	showState bool
 	detach    bool
-	cfg       stack.Config // what the other flags say
+	// onLowerChange is "pivot" or "refuse".
+	onLowerChange string
+	cfg           stack.Config // what the other flags say
 }
 
 func newUpCommand(g *globals) *cobra.Command {
@@ -91,6 +93,7 @@ func (o *upOptions) addFlags(f *pflag.FlagSet) {
 	f.BoolVar(&c.Cover, "cover", false, "mount over directories that have something in them")
 	f.BoolVar(&c.Lazy, "lazy-unmount", false, "at the end, detach what is busy instead of leaving it mounted")
 	f.DurationVar(&c.WaitForLowers, "wait-for-lowers", 0, "wait so long for lower stores that are not there yet")
+	f.StringVar(&o.onLowerChange, "on-lower-change", "", "when the lowers are not those that the upper was made for, `pivot` (default) or refuse")
 	f.BoolVarP(&o.detach, "detach", "d", false, "return when the stack is ready, and serve it in the background")
 }
 
@@ -113,7 +116,16 @@ func (o *upOptions) config(f *pflag.FlagSet) (c stack.Config, err error) {
 		"cover":           func() { c.Cover = o.cfg.Cover },
 		"lazy-unmount":    func() { c.Lazy = o.cfg.Lazy },
 		"wait-for-lowers": func() { c.WaitForLowers = o.cfg.WaitForLowers },
-		"lower":           func() { c.Lowers, err = parseLowers(o.lowers) },
+		"lower": func() {
+			var bad error
+			c.Lowers, bad = parseLowers(o.lowers)
+			err = errors.Join(err, bad)
+		},
+		"on-lower-change": func() {
+			var bad error
+			c.OnLowerChange, bad = stack.ParseOnLowerChange(o.onLowerChange)
+			err = errors.Join(err, bad)
+		},
 		"show-state": func() {
 			if c.ShowState = stack.No; o.showState {
 				c.ShowState = stack.Yes
