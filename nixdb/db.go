@@ -55,6 +55,7 @@ type DB struct {
 	readers, writer lane
 
 	listing listing
+	known   knownIDs
 
 	mu     lane // guards what follows
 	cur    *handle
@@ -124,6 +125,7 @@ func (db *DB) Close() error {
 // write-ahead log is written back, so that others can read it without the log.
 // It happens by itself some seconds after the last request.
 func (db *DB) Release() error {
+	db.known.forget()
 	db.mu.enterAnyway()
 	var idle []*conn
 	if h := db.cur; h != nil {

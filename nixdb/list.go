@@ -19,7 +19,7 @@ const page = 1024
 // invalid since. An error ends it.
 func (db *DB) AllPaths(ctx context.Context) iter.Seq2[storepath.Path, error] {
 	return pages(ctx, db, "listing all paths", "ValidPaths", func(c *conn, after, upTo int64) (list []storepath.Path, last int64, err error) {
-		if c.look(func(_ *conn, v *view) error {
+		if db.look(c, func(_ *conn, v *view) error {
 			list, last = nil, 0
 			return v.page(after, upTo, func(id int64, r btree.Record) error {
 				text, err := v.pathOf(r)
@@ -49,7 +49,7 @@ func (db *DB) AllPaths(ctx context.Context) iter.Seq2[storepath.Path, error] {
 // AllPathInfos is AllPaths with the infos, each as it is when its turn comes.
 func (db *DB) AllPathInfos(ctx context.Context) iter.Seq2[*store.PathInfo, error] {
 	return pages(ctx, db, "listing all path infos", "ValidPaths", func(c *conn, after, upTo int64) (list []*store.PathInfo, last int64, err error) {
-		if c.look(func(c *conn, v *view) error {
+		if db.look(c, func(c *conn, v *view) error {
 			list, last, err = db.seenInfos(v, after, upTo, c.names())
 			return err
 		}) {

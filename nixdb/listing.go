@@ -14,12 +14,12 @@ import (
 // it: many who ask at once for a million paths shall not have a million each.
 type listing struct {
 	turn lane // whose turn it is to make one, and guards what follows
-	of   listingState
+	of   dbState
 	last weak.Pointer[storepath.List]
 }
 
-// listingState is a state of a database.
-type listingState struct {
+// dbState is a state of a database.
+type dbState struct {
 	of  *handle
 	log walHeader
 }
@@ -31,10 +31,10 @@ func (db *DB) ListPaths(ctx context.Context) (list *storepath.List, err error) {
 		return nil, db.named(ctx, "listing all paths", failure{err})
 	}
 	defer db.listing.turn.leave()
-	var seen listingState // what list is of, if it is to be kept
+	var seen dbState // what list is of, if it is to be kept
 	err = db.ask(ctx, "listing all paths",
-		func(c *conn, v *view) error {
-			seen = listingState{c.h, v.src.seen}
+		func(_ *conn, v *view) error {
+			seen = v.state()
 			if list = db.listing.last.Value(); list != nil && db.listing.of == seen {
 				return nil
 			}
@@ -43,7 +43,7 @@ func (db *DB) ListPaths(ctx context.Context) (list *storepath.List, err error) {
 		},
 		func(c *conn) error {
 			defer c.interruptible(ctx)()
-			seen, list = listingState{}, new(storepath.List)
+			seen, list = dbState{}, new(storepath.List)
 			return c.query("select path, id from ValidPaths", nil, func(s *sqlite.Stmt) error {
 				p, err := db.scanPath(s, "ValidPaths", rowKey(s.ColumnInt64(1)))
 				if err == nil {

@@ -41,32 +41,32 @@ func (db *DB) validID(c *conn, p storepath.Path) (int64, error) {
 
 // ValidPaths gives those of paths that are valid, in the order asked.
 func (db *DB) ValidPaths(ctx context.Context, paths []storepath.Path) ([]storepath.Path, error) {
-	var valid []storepath.Path
-	ask := func(id func(storepath.Path) (int64, error)) error {
-		valid = make([]storepath.Path, 0, len(paths))
-		for i, p := range paths {
-			if err := interrupted(ctx, i); err != nil {
-				return err
-			}
-			id, err := id(p)
-			if err != nil {
-				return err
-			}
-			if id != 0 {
-				valid = append(valid, p)
-			}
-		}
-		return nil
-	}
+	var ids []int64
 	err := db.ask(ctx, "asking for validity",
-		func(_ *conn, v *view) error {
-			return ask(func(p storepath.Path) (int64, error) { return v.id(db.o.Dir.Print(p)) })
+		func(_ *conn, v *view) (err error) {
+			ids, err = db.seenIDs(ctx, v, paths)
+			return err
 		},
-		func(c *conn) error {
-			return ask(func(p storepath.Path) (int64, error) { return db.id(c, p) })
+		func(c *conn) (err error) {
+			ids = make([]int64, len(paths))
+			for i, p := range paths {
+				if err := interrupted(ctx, i); err != nil {
+					return err
+				}
+				if ids[i], err = db.id(c, p); err != nil {
+					return err
+				}
+			}
+			return nil
 		})
 	if err != nil {
 		return nil, err
+	}
+	valid := make([]storepath.Path, 0, len(paths))
+	for i, p := range paths {
+		if ids[i] != 0 {
+			valid = append(valid, p)
+		}
 	}
 	return valid, nil
 }
@@ -182,14 +182,14 @@ func (db *DB) paths(c *conn, sql, param, table string) ([]storepath.Path, error)
 // Referrers gives, for each of paths, the valid paths that refer to it, sorted.
 func (db *DB) Referrers(ctx context.Context, paths []storepath.Path) ([][]storepath.Path, error) {
 	var lists [][]storepath.Path
-	ask := func(referrers func(path string) ([]storepath.Path, error)) error {
+	ask := func(referrers func(storepath.Path) ([]storepath.Path, error)) error {
 		lists = make([][]storepath.Path, len(paths))
 		for i, p := range paths {
 			if err := interrupted(ctx, i); err != nil {
 				return err
 			}
 			var err error
-			if lists[i], err = referrers(db.o.Dir.Print(p)); err != nil {
+			if lists[i], err = referrers(p); err != nil {
 				return err
 			}
 		}
@@ -197,12 +197,12 @@ func (db *DB) Referrers(ctx context.Context, paths []storepath.Path) ([][]storep
 	}
 	err := db.ask(ctx, "asking for referrers",
 		func(c *conn, v *view) error {
-			return ask(func(path string) ([]storepath.Path, error) { return db.seenReferrers(v, path, c.names()) })
+			return ask(func(p storepath.Path) ([]storepath.Path, error) { return db.seenReferrers(v, p, c.names()) })
 		},
 		func(c *conn) error {
-			return ask(func(path string) ([]storepath.Path, error) {
+			return ask(func(p storepath.Path) ([]storepath.Path, error) {
 				return db.paths(c, "select path from Refs join ValidPaths on referrer = id "+
-					"where reference = (select id from ValidPaths where path = ?)", path, "ValidPaths")
+					"where reference = (select id from ValidPaths where path = ?)", db.o.Dir.Print(p), "ValidPaths")
 			})
 		})
 	if err != nil {

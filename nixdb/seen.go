@@ -10,9 +10,42 @@ import (
 
 // What follows are the questions of query.go, asked of a view.
 
+// seenIDs gives the numbers of paths, 0 for those that are not valid.
+func (db *DB) seenIDs(ctx context.Context, v *view, paths []storepath.Path) ([]int64, error) {
+	ids := make([]int64, len(paths))
+	if db.known.get(v.state(), paths, ids) == 0 {
+		return ids, nil
+	}
+	for i, p := range paths {
+		if ids[i] != 0 {
+			continue
+		}
+		if err := interrupted(ctx, i); err != nil {
+			return nil, err
+		}
+		var err error
+		if ids[i], err = v.id(db.o.Dir.Print(p)); err != nil {
+			return nil, err
+		}
+		v.learn(p, ids[i])
+	}
+	return ids, nil
+}
+
+// seenID is id.
+func (db *DB) seenID(v *view, p storepath.Path) (int64, error) {
+	var id [1]int64
+	if db.known.get(v.state(), []storepath.Path{p}, id[:]) == 0 {
+		return id[0], nil
+	}
+	found, err := v.id(db.o.Dir.Print(p))
+	v.learn(p, found)
+	return found, err
+}
+
 // seenInfo is info.
 func (db *DB) seenInfo(v *view, p storepath.Path, names names) (*store.PathInfo, error) {
-	id, err := v.id(db.o.Dir.Print(p))
+	id, err := db.seenID(v, p)
 	if err != nil || id == 0 {
 		return nil, err
 	}
@@ -40,8 +73,8 @@ func (db *DB) seenReferences(v *view, id int64, names names) ([]storepath.Path, 
 }
 
 // seenReferrers gives the paths that refer to one.
-func (db *DB) seenReferrers(v *view, path string, names names) ([]storepath.Path, error) {
-	id, err := v.id(path)
+func (db *DB) seenReferrers(v *view, p storepath.Path, names names) ([]storepath.Path, error) {
+	id, err := db.seenID(v, p)
 	if err != nil || id == 0 {
 		return nil, err
 	}
@@ -120,7 +153,7 @@ func (db *DB) seenClosure(ctx context.Context, v *view, roots []storepath.Path, 
 		}
 	}
 	for _, p := range roots {
-		id, err := v.id(db.o.Dir.Print(p))
+		id, err := db.seenID(v, p)
 		if err != nil || id == 0 {
 			return nil, errUnseen
 		}

@@ -6,15 +6,29 @@ import (
 	"sync/atomic"
 
 	"github.com/strata-nix/strata/nixdb/btree"
+	"github.com/strata-nix/strata/storepath"
 )
 
 // view answers the questions that are asked most by reading pages directly, for a
 // few microseconds each where SQL takes tens. Whatever it cannot tell for certain is
 // asked of SQLite: a view has no errors of its own.
 type view struct {
+	of     *handle
 	src    *pageSource
 	file   *btree.File
 	layout *layout
+
+	// What was learnt in a look that is under way.
+	learnt []storepath.Path
+	ids    []int64
+}
+
+// state is the state of the database that a look is about.
+func (v *view) state() dbState { return dbState{v.of, v.src.seen} }
+
+// learn notes the number of a path, to be remembered if the look turns out well.
+func (v *view) learn(p storepath.Path, id int64) {
+	v.learnt, v.ids = append(v.learnt, p), append(v.ids, id)
 }
 
 // maxLooks is how often a view looks again when something was committed meanwhile.
@@ -59,12 +73,12 @@ func newView(c *conn) (*view, error) {
 	if err != nil {
 		return nil, err
 	}
-	return &view{src: src, file: f, layout: l}, nil
+	return &view{of: c.h, src: src, file: f, layout: l}, nil
 }
 
 // look does f, which asks the view, and tells whether it worked, all on one state of
 // the database. f may be called several times, and then only the last time counts.
-func (c *conn) look(f func(*conn, *view) error) bool {
+func (db *DB) look(c *conn, f func(*conn, *view) error) bool {
 	v := c.view()
 	if v == nil {
 		return false
@@ -79,10 +93,15 @@ func (c *conn) look(f func(*conn, *view) error) bool {
 			return false
 		}
 		if err == nil {
+			v.learnt, v.ids = v.learnt[:0], v.ids[:0]
 			err = f(c, v)
 		}
 		if v.src.unchanged() {
 			lookCount.Add(1)
+			if len(v.learnt) > 0 {
+				db.known.put(v.state(), v.learnt, v.ids)
+				clear(v.learnt)
+			}
 			return err == nil
 		}
 		c.known = nil // what was learnt just now may be wrong
@@ -93,7 +112,7 @@ func (c *conn) look(f func(*conn, *view) error) bool {
 // ask makes a request of fast, if it works, and otherwise of slow in a transaction.
 func (db *DB) ask(ctx context.Context, op string, fast func(*conn, *view) error, slow func(*conn) error) error {
 	return db.reading(ctx, op, func(c *conn) error {
-		if c.look(fast) {
+		if db.look(c, fast) {
 			return nil
 		}
 		return c.transaction("begin", slow)
