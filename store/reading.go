@@ -47,6 +47,33 @@ type Directory interface {
 	RealDir() string
 }
 
+// Fronted is a Directory of which some objects are in other directories as well, from
+// where they are read faster. As layers of an overlay, those come before RealDir.
+type Fronted interface {
+	Directory
+	FrontDirs() []string
+}
+
+// Dirs are the directories of a store's objects as layers of an overlay, first wins;
+// none if its objects are not files of this machine.
+func Dirs(s Store) []string {
+	d, ok := As[Directory](s)
+	if !ok || d.RealDir() == "" {
+		return nil
+	}
+	if f, ok := As[Fronted](s); ok {
+		return append(f.FrontDirs(), d.RealDir())
+	}
+	return []string{d.RealDir()}
+}
+
+// Appearing is a store in whose directory objects show that were not there when
+// somebody looked, without a trace that the directory has changed.
+type Appearing interface {
+	// Appeared tells whether that may have happened since it was asked last.
+	Appeared() bool
+}
+
 // RealisationQuerier knows what content-addressed derivations produced.
 type RealisationQuerier interface {
 	// Realisations gives one answer for each id, nil where there is none.

@@ -28,6 +28,10 @@ type Options struct {
 	Cache *Cache
 	// Scope, if not nil, is all that is valid; nil: whatever an origin has.
 	Scope *Scope
+	// Graduate lets complete objects be read past the mount, from the cache's directory. Everything in there
+	// is seen by whoever reads there: the cache must be shared only by stores of the same
+	// [TrustDomain].
+	Graduate bool
 	// NoListings takes trees from NARs and indexes only, and not from listings, which nobody
 	// has signed.
 	NoListings bool

@@ -18,8 +18,9 @@ import (
 
 // Store is a store whose objects arrive when they are read.
 type Store struct {
-	o     Options
-	count counters
+	o      Options
+	count  counters
+	absent absent
 
 	ranking sync.Mutex
 	ranked  []*origin // by priority; nil: not known yet
@@ -37,6 +38,8 @@ var _ interface {
 	store.DeriverQuerier
 	store.RealisationQuerier
 	store.Truster
+	store.Fronted
+	store.Appearing
 } = (*Store)(nil)
 
 // origin is one of the options' with what is known of it.
@@ -73,6 +76,14 @@ func (s *Store) URI() string { return s.o.URI }
 
 // RealDir is the mount.
 func (s *Store) RealDir() string { return s.o.Mount }
+
+// FrontDirs is where complete objects are, if they may be read there.
+func (s *Store) FrontDirs() []string {
+	if !s.o.Graduate {
+		return nil
+	}
+	return []string{s.o.Cache.Objects()}
+}
 
 // Close does nothing: what the store uses belongs to others.
 func (s *Store) Close() error { return nil }

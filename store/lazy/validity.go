@@ -55,6 +55,7 @@ func (s *Store) pathInfos(ctx context.Context, paths []storepath.Path) ([]*store
 			partial.Errs[p] = errs[p]
 		}
 	}
+	s.absent.note(paths, infos)
 	if len(partial.Errs) > 0 {
 		return infos, partial
 	}

@@ -85,12 +85,16 @@ func (v showing) PathInfos(ctx context.Context, paths []storepath.Path) ([]*stor
 func (s *Store) haveGrown() bool {
 	s.growth.mu.Lock()
 	defer s.growth.mu.Unlock()
+	grown := false
 	for i, l := range s.lowers {
+		if a, ok := store.As[store.Appearing](l.Store); ok && a.Appeared() {
+			grown = true
+		}
 		if known := s.growth.known[i]; known == 0 || known != stampOf(l.dir) {
-			return true
+			grown = true
 		}
 	}
-	return false
+	return grown
 }
 
 // show makes objects of lowers visible, if they are not. It tells whether it has

@@ -53,9 +53,9 @@ func newLowers(stores []store.Store) (lowers, error) {
 
 // dirs are the directories of the objects.
 func (ls lowers) dirs() []string {
-	out := make([]string, len(ls))
-	for i, l := range ls {
-		out[i] = l.dir
+	var out []string
+	for _, l := range ls {
+		out = append(out, store.Dirs(l.Store)...)
 	}
 	return out
 }
