@@ -77,8 +77,13 @@ func serveVerifyStore(ctx context.Context, s *session) error {
 	return nil
 }
 
-// CollectGarbage implements store.Collector.
+// CollectGarbage implements store.Collector. The protocol knows nothing of Measure and
+// Survivors, without which there is a result, too, nor of SkipAlive and Referrers, without
+// which it would be another one.
 func (c *Client) CollectGarbage(ctx context.Context, o store.GCOptions) (*store.GCResult, error) {
+	if o.SkipAlive || o.Referrers {
+		return nil, &store.UnsupportedError{Op: "skip-alive and also-referrers", Store: c.URI(), Why: "a daemon cannot be asked for it"}
+	}
 	r := new(store.GCResult)
 	err := c.ask(ctx, opCollectGarbage, func(e *encoder) {
 		e.Uint64(uint64(o.Action))

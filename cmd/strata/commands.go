@@ -60,6 +60,7 @@ var commands = []struct {
 	{groupClean, newAddRootCommand},
 	{groupClean, newDeleteCommand},
 	{groupClean, newGCCommand},
+	{groupClean, newWhyAliveCommand},
 	{groupClean, newOptimiseCommand},
 	{groupClean, newLeaseCommand},
 

@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"errors"
 	"math"
 
 	"github.com/spf13/cobra"
@@ -11,6 +12,9 @@ import (
 
 type deleteOptions struct {
 	ignoreLiveness bool
+	skipAlive      bool
+	referrers      bool
+	recursive      bool
 	json           bool
 }
 
@@ -20,13 +24,17 @@ func newDeleteCommand(g *globals) *cobra.Command {
 		Use:   "delete PATH...",
 		Short: "Delete paths that nothing needs",
 		Long: `Delete store paths, all of them or none. A path that a root reaches, or that
-another path refers to, is not deleted. Of a layered store only the upper layer
+another path refers to, is not deleted; with --skip-alive it is passed over, and the
+others are. With --also-referrers what refers to a path goes with it. Of a layered store only the upper layer
 loses anything; a path that is in a lower layer, too, is there afterwards.`,
 		Args: someArgs,
 		RunE: runner(func(ctx context.Context, args []string) error { return runDelete(ctx, g, o, args) }),
 	}
 	f := cmd.Flags()
 	f.BoolVar(&o.ignoreLiveness, "ignore-liveness", false, "delete even what roots reach; not what other paths refer to")
+	f.BoolVar(&o.skipAlive, "skip-alive", false, "pass over paths that cannot be deleted, instead of failing")
+	f.BoolVar(&o.referrers, "also-referrers", false, "delete what refers to the paths, too")
+	f.BoolVarP(&o.recursive, "recursive", "r", false, "delete all that the paths refer to, too, directly or not")
 	f.BoolVar(&o.json, "json", false, "print JSON")
 	return cmd
 }
@@ -41,13 +49,27 @@ func runDelete(ctx context.Context, g *globals, o deleteOptions, args []string) 
 		if err != nil {
 			return err
 		}
+		if o.recursive {
+			closure, err := store.Closure(ctx, st, paths)
+			if err != nil {
+				return err
+			}
+			paths = paths[:0:0]
+			for _, info := range closure {
+				paths = append(paths, info.Path)
+			}
+		}
 		result, err := c.CollectGarbage(ctx, store.GCOptions{
-			Action: store.DeleteSpecific, Paths: paths, IgnoreLiveness: o.ignoreLiveness, MaxFreed: math.MaxUint64,
+			Action: store.DeleteSpecific, Paths: paths, MaxFreed: math.MaxUint64,
+			IgnoreLiveness: o.ignoreLiveness, SkipAlive: o.skipAlive, Referrers: o.referrers,
 		})
-		if err != nil {
+		if result == nil {
 			return err
 		}
-		return printDeleted(g.out, result, o.json)
+		if err != nil && len(result.Paths) == 0 {
+			return err
+		}
+		return errors.Join(printDeleted(g.out, result, o.json), err)
 	})
 }
 

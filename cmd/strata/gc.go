@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"math"
 	"slices"
@@ -15,6 +16,7 @@ import (
 )
 
 type gcOptions struct {
+	survivors  int
 	printRoots bool
 	printDead  bool
 	printLive  bool
@@ -49,6 +51,7 @@ is time.`,
 	f.BoolVar(&o.printDead, "dry-run", false, "the same as --print-dead")
 	f.BoolVar(&o.printLive, "print-live", false, "print what would not be deleted, and delete nothing")
 	f.StringVar(&o.maxFreed, "max-freed", "", "stop when so many `BYTES` are freed; may end in K, M, G or T")
+	f.IntVar(&o.survivors, "survivors", 10, "with --dry-run --json, explain so `MANY` of the paths that stay")
 	f.BoolVar(&o.json, "json", false, "print JSON")
 	cmd.MarkFlagsMutuallyExclusive("print-roots", "print-dead", "print-live")
 	cmd.MarkFlagsMutuallyExclusive("print-roots", "dry-run", "print-live")
@@ -93,18 +96,28 @@ func runGC(ctx context.Context, g *globals, o gcOptions) error {
 		opts := store.GCOptions{Action: store.DeleteDead, MaxFreed: maxFreed}
 		switch {
 		case o.printDead:
-			opts.Action = store.ReturnDead
+			opts.Action, opts.Measure, opts.Survivors = store.ReturnDead, o.json, 0
+			if o.json {
+				opts.Survivors = max(o.survivors, 0)
+			}
 		case o.printLive:
 			opts.Action = store.ReturnLive
 		}
 		result, err := c.CollectGarbage(ctx, opts)
-		if err != nil {
+		switch {
+		case result == nil || err != nil && opts.Action != store.DeleteDead:
 			return err
+		case opts.Action == store.DeleteDead:
+			return errors.Join(printDeleted(g.out, result, o.json), err)
+		case o.json && o.printDead:
+			return printDryRun(ctx, g.out, st, result, opts.Survivors)
+		case o.json:
+			return printDeleted(g.out, result, true)
 		}
-		if opts.Action == store.DeleteDead || o.json {
-			return printDeleted(g.out, result, o.json)
+		if !slices.IsSorted(result.Paths) {
+			slices.Sort(result.Paths)
 		}
-		for _, p := range slices.Sorted(slices.Values(result.Paths)) {
+		for _, p := range result.Paths {
 			if err := g.out.println(p); err != nil {
 				return err
 			}

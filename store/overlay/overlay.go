@@ -82,6 +82,7 @@ var _ interface {
 	store.Planner
 	store.Builder
 	store.Collector
+	store.Explainer
 } = (*Store)(nil)
 
 // Open opens a layered store over the lowers, first wins. It closes them, also
