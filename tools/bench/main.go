@@ -127,8 +127,8 @@ func outer(ctx context.Context, args []string) error {
 		return err
 	}
 	failed, err := runInWorld(ctx, o, dir, bin, rows, kept)
-	if err == nil && o.Scale == 1 {
-		err = errors.Join(kept.write(json), writeReport(out, kept))
+	if o.Scale == 1 { // what has run before something went wrong, too
+		err = errors.Join(err, kept.write(json), writeReport(out, kept))
 	}
 	if err == nil && failed > 0 {
 		err = fmt.Errorf("%d rows failed", failed)
