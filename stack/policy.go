@@ -2,8 +2,11 @@ package stack
 
 import (
 	"fmt"
+	"maps"
 	"math"
 	"os/user"
+	"reflect"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -123,42 +126,75 @@ type filePolicy struct {
 	Leases          string `toml:"leases"`
 }
 
+// policy takes what is set in the file.
 func (f *filePolicy) policy() (p Policy, err error) {
-	p = Policy{
-		DeleteOld: f.DeleteOld, KeepOutputs: choice(f.KeepOutputs), KeepDerivations: choice(f.KeepDerivations),
-		Owner: f.Owner, Optimise: f.Optimise, Leases: f.Leases,
-	}
-	fail := func(key string, err error) (Policy, error) { return p, &ConfigError{"gc." + key, err.Error()} }
-	if f.Schedule != "" {
-		if p.Schedule, err = calendar.Parse(f.Schedule); err != nil {
-			return fail("schedule", err)
-		}
-	}
-	if f.DeleteOlderThan != "" {
-		if p.DeleteOlderThan, err = calendar.ParseSpan(f.DeleteOlderThan); err != nil {
-			return fail("delete-older-than", err)
-		}
-	}
-	for _, s := range []struct {
-		key string
-		in  any
-		to  func(uint64)
-	}{
-		{"max-size", f.MaxSize, func(n uint64) { p.MaxSize = n }},
-		{"max-freed", f.MaxFreed, func(n uint64) { p.MaxFreed = n }},
-		{"min-free", f.MinFree, func(n uint64) { p.MinFree = &n }},
-		{"max-free", f.MaxFree, func(n uint64) { p.MaxFree = &n }},
-	} {
-		if s.in == nil {
+	v := reflect.ValueOf(*f)
+	for i := range v.NumField() {
+		if v.Field(i).IsZero() {
 			continue
 		}
-		n, err := byteCount(s.in)
-		if err != nil {
-			return fail(s.key, err)
+		field := v.Field(i)
+		if field.Kind() == reflect.Pointer || field.Kind() == reflect.Interface {
+			field = field.Elem()
 		}
-		s.to(n)
+		if err := p.Set(v.Type().Field(i).Tag.Get("toml"), fmt.Sprint(field.Interface())); err != nil {
+			return p, err
+		}
 	}
 	return p, nil
+}
+
+// policyKeys are what can be set of a policy, as texts.
+var policyKeys = map[string]func(*Policy, string) error{
+	"schedule": func(p *Policy, v string) (err error) { p.Schedule, err = calendar.Parse(v); return err },
+	"delete-older-than": func(p *Policy, v string) (err error) {
+		p.DeleteOlderThan, err = calendar.ParseSpan(v)
+		return err
+	},
+	"delete-old":       setBool(func(p *Policy, b bool) { p.DeleteOld = b }),
+	"max-size":         setBytes(func(p *Policy, n uint64) { p.MaxSize = n }),
+	"max-freed":        setBytes(func(p *Policy, n uint64) { p.MaxFreed = n }),
+	"keep-outputs":     setBool(func(p *Policy, b bool) { p.KeepOutputs = choice(&b) }),
+	"keep-derivations": setBool(func(p *Policy, b bool) { p.KeepDerivations = choice(&b) }),
+	"min-free":         setBytes(func(p *Policy, n uint64) { p.MinFree = &n }),
+	"max-free":         setBytes(func(p *Policy, n uint64) { p.MaxFree = &n }),
+	"owner":            func(p *Policy, v string) error { p.Owner = v; return nil },
+	"optimise":         setBool(func(p *Policy, b bool) { p.Optimise = b }),
+	"leases":           func(p *Policy, v string) error { p.Leases = v; return nil },
+}
+
+func setBool(set func(*Policy, bool)) func(*Policy, string) error {
+	return func(p *Policy, v string) error {
+		c, err := parseChoice(v)
+		if err != nil || c == Auto {
+			return fmt.Errorf("'%.40s' is neither true nor false", v)
+		}
+		set(p, c == Yes)
+		return nil
+	}
+}
+
+func setBytes(set func(*Policy, uint64)) func(*Policy, string) error {
+	return func(p *Policy, v string) error {
+		n, err := byteCount(v)
+		if err == nil {
+			set(p, n)
+		}
+		return err
+	}
+}
+
+// Set sets one key of the policy, named as in strata.toml. Mistakes are
+// [*ConfigError]s.
+func (p *Policy) Set(key, value string) error {
+	set, known := policyKeys[key]
+	if !known {
+		return &ConfigError{"gc." + key, "there is no such key" + meant(key, slices.Collect(maps.Keys(policyKeys)))}
+	}
+	if err := set(p, value); err != nil {
+		return &ConfigError{"gc." + key, err.Error()}
+	}
+	return nil
 }
 
 func choice(b *bool) Choice {
@@ -171,25 +207,18 @@ func choice(b *bool) Choice {
 	return No
 }
 
-// byteCount reads a number of bytes: an integer, or a text that may end in K, M, G or
-// T, powers of 1024.
-func byteCount(v any) (uint64, error) {
-	switch v := v.(type) {
-	case int64:
-		if v >= 0 {
-			return uint64(v), nil
-		}
-	case string:
-		digits := strings.TrimRight(v, "KMGTkmgt")
-		shift := 0
-		if unit := v[len(digits):]; len(unit) == 1 {
-			shift = 10 * (strings.Index("KMGT", strings.ToUpper(unit)) + 1)
-		} else if unit != "" {
-			break
-		}
-		if n, err := strconv.ParseUint(digits, 10, 64); err == nil && n <= math.MaxUint64>>shift {
-			return n << shift, nil
-		}
+// byteCount reads a number of bytes, which may end in K, M, G or T, powers of 1024.
+func byteCount(v string) (uint64, error) {
+	digits := strings.TrimRight(v, "KMGTkmgt")
+	shift := 0
+	if unit := v[len(digits):]; len(unit) == 1 {
+		shift = 10 * (strings.Index("KMGT", strings.ToUpper(unit)) + 1)
+	} else if unit != "" {
+		digits = "" // which is no number
 	}
-	return 0, fmt.Errorf("'%.40s' is not a number of bytes such as 1048576 or \"10G\"", fmt.Sprint(v))
+	n, err := strconv.ParseUint(digits, 10, 64)
+	if err != nil || n > math.MaxUint64>>shift {
+		return 0, fmt.Errorf("'%.40s' is not a number of bytes such as 1048576 or \"10G\"", v)
+	}
+	return n << shift, nil
 }

@@ -57,6 +57,23 @@ func TestParsePolicy(t *testing.T) {
 	if d := cmp.Diff(want, c.GC); d != "" {
 		t.Error(d)
 	}
+	// What can be said in the file can be said with flags.
+	var set Policy
+	for key, value := range map[string]string{
+		"schedule": "Mon..Fri 03:00", "delete-older-than": "30d", "delete-old": "true", "max-size": "10G", "max-freed": "4096",
+		"keep-outputs": "true", "keep-derivations": "false", "min-free": "1G", "max-free": "3G", "owner": "0", "optimise": "true",
+		"leases": "s3://bucket/prefix",
+	} {
+		if err := set.Set(key, value); err != nil {
+			t.Error(err)
+		}
+	}
+	if d := cmp.Diff(want, set); d != "" {
+		t.Error(d)
+	}
+	if err := set.Set("max-sise", "1"); err == nil || !strings.Contains(err.Error(), "did you mean 'max-size'?") {
+		t.Error(err)
+	}
 	l := c.Lowers[0]
 	if l.Roots != No || l.Leases != "/etc/strata/leases/base" || l.LeaseRequired != No {
 		t.Errorf("the lower: %+v", l)

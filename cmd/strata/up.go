@@ -30,6 +30,7 @@ type upOptions struct {
 	tmpfs     string
 	reflink   string
 	storeDir  string
+	gc        []string
 	showState bool
 	detach    bool
 	// onLowerChange is "pivot" or "refuse".
@@ -94,6 +95,10 @@ func (o *upOptions) addFlags(f *pflag.FlagSet) {
 	f.BoolVar(&c.Lazy, "lazy-unmount", false, "at the end, detach what is busy instead of leaving it mounted")
 	f.DurationVar(&c.WaitForLowers, "wait-for-lowers", 0, "wait so long for lower stores that are not there yet")
 	f.StringVar(&o.onLowerChange, "on-lower-change", "", "when the lowers are not those that the upper was made for, `pivot` (default) or refuse")
+	f.StringArrayVar(&o.gc, "gc", nil, "set `KEY=VALUE` of the policy by which garbage is collected; may be repeated")
+	f.StringVar(&c.Consumer, "consumer", "", "the `NAME` by which owners of lowers know the stack")
+	f.StringVar((*string)(&c.Watch.How), "watch", "", "`HOW` it is noticed that lowers grow: auto, inotify, poll or never")
+	f.DurationVar(&c.Watch.Every, "watch-interval", 0, "how often lowers are looked at")
 	f.BoolVarP(&o.detach, "detach", "d", false, "return when the stack is ready, and serve it in the background")
 }
 
@@ -116,6 +121,9 @@ func (o *upOptions) config(f *pflag.FlagSet) (c stack.Config, err error) {
 		"cover":           func() { c.Cover = o.cfg.Cover },
 		"lazy-unmount":    func() { c.Lazy = o.cfg.Lazy },
 		"wait-for-lowers": func() { c.WaitForLowers = o.cfg.WaitForLowers },
+		"consumer":        func() { c.Consumer = o.cfg.Consumer },
+		"watch":           func() { c.Watch.How = o.cfg.Watch.How },
+		"watch-interval":  func() { c.Watch.Every = o.cfg.Watch.Every },
 		"lower": func() {
 			var bad error
 			c.Lowers, bad = parseLowers(o.lowers)
@@ -136,7 +144,7 @@ func (o *upOptions) config(f *pflag.FlagSet) (c stack.Config, err error) {
 			set()
 		}
 	}
-	if err = errors.Join(err, o.setUpper(f, &c.Upper)); err != nil {
+	if err = errors.Join(err, o.setUpper(f, &c.Upper), setPolicy(&c.GC, o.gc)); err != nil {
 		return c, &usageError{err}
 	}
 	if dir := environment(os.LookupEnv).nonEmpty("NIX_STORE_DIR", ""); o.storeDir == "" && c.StoreDir == "" {
@@ -188,6 +196,19 @@ func (o *upOptions) setUpper(f *pflag.FlagSet, u *stack.Upper) error {
 	}
 	u.Tmpfs = size
 	return nil
+}
+
+// setPolicy obeys --gc.
+func setPolicy(p *stack.Policy, pairs []string) (err error) {
+	for _, pair := range pairs {
+		key, value, ok := strings.Cut(pair, "=")
+		if !ok {
+			err = errors.Join(err, fmt.Errorf("--gc: '%s' is not KEY=VALUE", pair))
+			continue
+		}
+		err = errors.Join(err, p.Set(key, value))
+	}
+	return err
 }
 
 func parseLowers(texts []string) ([]stack.Lower, error) {
