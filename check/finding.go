@@ -89,6 +89,7 @@ type Finding struct {
 	nix     string         // what Nix says of it, "" if it does not look for that
 	data    any            // what its class needs to know for the repair
 	dropped bool           // mended by giving it up
+	told    bool           // what Nix says of it was said
 }
 
 // Count is how often a class was found.

@@ -58,7 +58,7 @@ func (x *examination) temporaryRootsOf(stateDir string) *temporaryRoots {
 }
 
 func (t *temporaryRoots) read(path string, dir storepath.Dir) {
-	f, err := os.OpenFile(path, os.O_RDONLY|unix.O_NOFOLLOW, 0)
+	f, err := os.OpenFile(path, os.O_RDONLY|unix.O_NOFOLLOW|unix.O_NONBLOCK, 0)
 	if err != nil {
 		return
 	}

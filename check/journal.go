@@ -82,11 +82,14 @@ func (x *examination) openJournal(ctx context.Context) *journal {
 }
 
 func readJournal(path string, dir storepath.Dir) (*journalState, error) {
-	f, err := os.OpenFile(path, os.O_RDONLY|unix.O_NOFOLLOW, 0)
+	f, err := os.OpenFile(path, os.O_RDONLY|unix.O_NOFOLLOW|unix.O_NONBLOCK, 0)
 	if err != nil {
 		return nil, err
 	}
 	defer f.Close()
+	if fi, err := f.Stat(); err != nil || !fi.Mode().IsRegular() {
+		return nil, fmt.Errorf("'%s' is no regular file (%w)", path, errors.Join(err, fs.ErrInvalid))
+	}
 	data, err := io.ReadAll(io.LimitReader(f, maxJournal+1))
 	if err != nil {
 		return nil, err

@@ -214,7 +214,10 @@ func mendLost(ctx context.Context, r *repairs, fs []*Finding) {
 	}
 	r.forget(ctx, own, storepath.SortUnique(forget))
 	for _, p := range needed.Sorted() {
-		activity.Logf(ctx, activity.Error, disappeared, r.Dir.Print(p))
+		if f := own[p]; !f.told {
+			f.told = true
+			activity.Logf(ctx, activity.Error, disappeared, r.Dir.Print(p))
+		}
 	}
 	if !r.opts.Repair {
 		return
