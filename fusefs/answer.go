@@ -88,10 +88,8 @@ func (r *request) getattr() error {
 	if r.NodeId == fuse.FUSE_ROOT_ID {
 		out.Attr = fuse.Attr{Ino: fuse.FUSE_ROOT_ID, Mode: unix.S_IFDIR | 0o555, Nlink: 2, Size: blockSize, Blocks: blockSize / 512, Blksize: blockSize}
 		out.Uid, out.Gid = r.s.o.UID, r.s.o.GID
-		if r.s.o.RootTime != nil {
-			at := r.s.o.RootTime()
+		if at := r.s.o.RootTime; !at.IsZero() {
 			out.SetTimes(&at, &at, &at)
-			out.AttrValid = 0
 		}
 		return reply(r, &out)
 	}

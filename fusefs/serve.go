@@ -20,8 +20,8 @@ type ServeOptions struct {
 	TakeOver Takeover
 	// UID and GID own all that is shown.
 	UID, GID uint32
-	// RootTime, if not nil, is when the root was last changed.
-	RootTime func() time.Time
+	// RootTime is when the root was last changed, as everybody sees it.
+	RootTime time.Time
 	// Log gets what goes wrong between the kernel and us; nil: nobody does.
 	Log *slog.Logger
 }

@@ -101,7 +101,7 @@ func (s *Stack) assembleToCheck(ctx context.Context, lowers []*found) error {
 	if err := s.makePlaces(); err != nil {
 		return err
 	}
-	steps, kept := s.Config.lowerSteps(lowers)
+	steps, kept := s.lowerSteps(lowers)
 	s.kept, s.found = kept, lowers
 	if err := s.mountAll(ctx, steps); err != nil {
 		return err

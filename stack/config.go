@@ -212,6 +212,7 @@ func (r *resolver) lowers(all []Lower, upperDir string) []Lower {
 		taken[l.Name] = true
 		l.place = filepath.Join(upperDir, "lowers", l.Name)
 		l.Mount = r.path(key+": mount", l.Mount, "")
+		absoluteLazy(&l.Store, r.dir)
 		absoluteLeases(&l.Leases, r.dir)
 	}
 	return all

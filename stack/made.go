@@ -146,7 +146,7 @@ func (l *MadeLower) check() error {
 		return fmt.Errorf("'%.80s' cannot be its name", l.Name)
 	}
 	switch l.Kind {
-	case KindDirectory, KindImage, KindStore:
+	case KindDirectory, KindImage, KindStore, KindLazy:
 	default:
 		return fmt.Errorf("unknown kind '%.80s'", l.Kind)
 	}

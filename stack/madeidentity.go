@@ -28,6 +28,8 @@ func IdentifyLower(ctx context.Context, l RunLower, st store.Store) (MadeLower, 
 	var err error
 	if l.Kind == KindImage {
 		m.Image, err = identifyImage(l.Given)
+	} else if l.Kind == KindLazy {
+		return m, nil // a mount is another one each time; it is told by what it was given as
 	} else if m.Directory, err = identifyDirectory(l.Dir); errors.Is(err, errOverlay) {
 		err = nil // then it is told by what it was given as
 	}

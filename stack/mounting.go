@@ -193,12 +193,8 @@ func (s *Stack) save() error {
 // mountStore mounts the merged directory and shows the state.
 func (s *Stack) mountStore(ctx context.Context) error {
 	c := &s.Config
-	var dirs []string
-	for _, l := range s.run.Lowers {
-		dirs = append(dirs, l.Dir)
-	}
 	steps := append([]step{storeStep(overlayfs.Options{
-		Lowers: dirs, Upper: c.Upper.Layer, Work: c.Upper.Work, Target: c.Mount,
+		Lowers: layerDirs(s.lowers), Upper: c.Upper.Layer, Work: c.Upper.Work, Target: c.Mount,
 	})}, c.stateSteps()...)
 	return s.mountAll(ctx, steps)
 }

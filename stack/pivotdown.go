@@ -27,7 +27,7 @@ func MoveUpper(ctx context.Context, cfg Config, parts Parts, o PivotOptions) (re
 		return nil, err
 	}
 	err = whileDown(ctx, cfg, parts, func(s *Stack) error {
-		steps, kept := s.Config.lowerSteps(lowers)
+		steps, kept := s.lowerSteps(lowers)
 		s.kept, s.found = kept, lowers
 		if err := s.mountAll(ctx, steps); err != nil {
 			return err

@@ -43,7 +43,7 @@ func (s *Stack) openOthers(ctx context.Context, lowers []Lower) (o *otherLowers,
 		}
 		o.found = append(o.found, f)
 	}
-	steps, kept := s.Config.lowerSteps(o.found)
+	steps, kept := s.lowerSteps(o.found)
 	o.kept = kept
 	for _, st := range steps {
 		if s.mountedAlready(st) {

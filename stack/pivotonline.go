@@ -294,11 +294,7 @@ func (m *move) switchOver(ctx context.Context) error {
 // newStoreStep is the merged directory over new lowers.
 func (s *Stack) newStoreStep(o *otherLowers) step {
 	c := &s.Config
-	var dirs []string
-	for _, l := range present(o.found, o.stores) {
-		dirs = append(dirs, l.Dir)
-	}
-	return storeStep(overlayfs.Options{Lowers: dirs, Upper: c.Upper.Layer, Work: c.Upper.Work, Target: c.Mount})
+	return storeStep(overlayfs.Options{Lowers: layerDirs(o.stores), Upper: c.Upper.Layer, Work: c.Upper.Work, Target: c.Mount})
 }
 
 // settle makes the new lowers those of the stack, once they are mounted.

@@ -26,6 +26,7 @@ const (
 	KindDirectory LowerKind = "directory"
 	KindImage     LowerKind = "image"
 	KindStore     LowerKind = "store" // by its URI
+	KindLazy      LowerKind = "lazy"  // binary caches, whose objects arrive when they are read
 )
 
 // A store below a root is at these places, whatever its store directory is.
@@ -46,6 +47,8 @@ type found struct {
 	// roots is where the stack may register what it leans on, if the owner of the lower
 	// has made that place; it may not be there.
 	roots string
+	// lazyState is where the state of a lazy lower's mount is.
+	lazyState string
 	// hidden tells that the stack's own mounts would cover the lower, so that it is
 	// bound to another place first.
 	hidden bool
@@ -55,6 +58,10 @@ type found struct {
 // there yet is a [*LowerError] with Absent.
 func (l Lower) find() (*found, error) {
 	f := &found{Lower: l, kind: KindStore}
+	if l.Store.Scheme == LazyScheme {
+		f.kind, f.real, f.lazyState = KindLazy, l.place, l.place+".lazy"
+		return f, nil
+	}
 	if l.Path == "" {
 		f.state = stateOf(l.Store)
 		f.roots = rootsPlace(f.state)
@@ -147,8 +154,11 @@ func (l *Lower) findSocket() error {
 
 // reference is what the lower is opened by.
 func (f *found) reference(dir storepath.Dir) store.Reference {
-	if f.kind == KindStore {
+	switch f.kind {
+	case KindStore:
 		return readOnly(f.Store)
+	case KindLazy:
+		return f.lazyReference(string(dir))
 	}
 	p := map[string][]string{"read-only": {"true"}}
 	root := f.Path

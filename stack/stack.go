@@ -25,6 +25,9 @@ type Parts struct {
 	Leases func(ctx context.Context, place string) (*lease.Place, error)
 	// Upper has the settings of the upper store; its places are filled in.
 	Upper local.Options
+	// Lazy has the mount of a lazy lower served, by processes that go on until it is gone, also when
+	// this one has ended. nil: there are no lazy lowers.
+	Lazy func(context.Context, LazyMount) error
 	// Version of the program, for those who ask what runs.
 	Version string
 	// Log gets what happens while the stack is up. nil: nothing is logged.
@@ -55,6 +58,10 @@ type Stack struct {
 
 	background background
 	refreshes  refreshes
+	graduation struct {
+		stop func()
+		wg   sync.WaitGroup
+	}
 }
 
 // Assemble brings up everything but the daemon: it checks the lowers, mounts, and
@@ -95,7 +102,7 @@ func (s *Stack) assemble(ctx context.Context, lowers []*found) error {
 	if err := s.makePlaces(); err != nil {
 		return err
 	}
-	steps, kept := s.Config.lowerSteps(lowers)
+	steps, kept := s.lowerSteps(lowers)
 	s.kept, s.found = kept, lowers
 	if err := s.mountAll(ctx, steps); err != nil {
 		return err
@@ -133,6 +140,9 @@ func (s *Stack) Announce(ctx context.Context, sockets []string) error {
 	if err := s.startBackground(ctx); err != nil {
 		return err
 	}
+	if err := s.startGraduating(ctx); err != nil {
+		return err
+	}
 	c, err := serveControl(s)
 	if err != nil {
 		return err
@@ -159,6 +169,7 @@ func (s *Stack) TakeDown(ctx context.Context, o TakeDownOptions) error {
 		s.control.close()
 	}
 	s.stopBackground()
+	s.stopGraduating()
 	s.pivots.stop()
 	if !o.KeepStore {
 		errs = append(errs, s.closeStores())

@@ -18,6 +18,7 @@ import (
 // Roles of mounts. Those of lowers are followed by the lower's name.
 const (
 	roleImage    = "image "
+	roleLazy     = "lazy lower "
 	roleObjects  = "objects of lower "
 	roleDatabase = "database of lower "
 	roleRoots    = "roots in lower "
@@ -160,9 +161,12 @@ func storeStep(o overlayfs.Options) step {
 
 // lowerSteps are the mounts on behalf of the lowers. They change where the
 // lowers are found. kept are the places of those that would else be hidden.
-func (c *Config) lowerSteps(lowers []*found) (steps []step, kept []string) {
+func (s *Stack) lowerSteps(lowers []*found) (steps []step, kept []string) {
+	c := &s.Config
 	for _, f := range lowers {
 		switch {
+		case f.kind == KindLazy:
+			steps = append(steps, s.lazyStep(f))
 		case f.kind == KindImage:
 			s := showStep(roleImage+f.Name, f.Path, f.Mount)
 			s.lower = f

@@ -56,6 +56,8 @@ type fileLower struct {
 	Roots         *bool  `toml:"roots"`
 	Leases        string `toml:"leases"`
 	LeaseRequired *bool  `toml:"lease-required"`
+
+	fileLazy
 }
 
 type fileUpper struct {
@@ -249,6 +251,14 @@ func (f *file) lowers() ([]Lower, error) {
 			Name: t.Name, Path: t.Path, Real: t.Real, State: t.State, Mount: t.Mount,
 			Roots: choice(t.Roots), Leases: t.Leases, LeaseRequired: choice(t.LeaseRequired),
 		}
+		ref, isLazy, err := t.reference()
+		switch {
+		case err != nil:
+			return nil, fmt.Errorf("lower %d: %w", i+1, err)
+		case isLazy && t.Store != "":
+			return nil, fmt.Errorf("lower %d: it has both 'lazy' and 'store'; use one of them", i+1)
+		}
+		l.Store = ref
 		if t.Store != "" {
 			var err error
 			if l.Store, err = store.ParseReference(t.Store); err != nil {
@@ -311,6 +321,7 @@ func (c *Config) absolute(dir string) {
 	for i := range c.Lowers {
 		at(&c.Lowers[i].Path)
 		at(&c.Lowers[i].Mount)
+		absoluteLazy(&c.Lowers[i].Store, dir)
 		absoluteLeases(&c.Lowers[i].Leases, dir)
 	}
 	absoluteLeases(&c.GC.Leases, dir)

@@ -28,8 +28,9 @@ type globals struct {
 	quiet     bool
 	logFormat string
 
-	progress *progress // once a command runs
-	cfg      *config   // see config()
+	progress *progress  // once a command runs
+	alive    []*os.File // open until the process ends, for others to notice that
+	cfg      *config    // see config()
 }
 
 func (g *globals) addFlags(f *pflag.FlagSet) {

@@ -172,24 +172,52 @@ func runLazyEvict(ctx context.Context, g *globals, o lazyEvictOptions, args []st
 		}
 		eo.Paths = append(eo.Paths, p)
 	}
-	cache, err := lazy.OpenCache(co)
-	if err != nil {
-		return err
-	}
-	defer func() { err = errors.Join(err, cache.Close()) }()
-	for _, name := range o.unpin {
-		if err := cache.Unpin(name); err != nil {
+	all := new(lazy.Evicted)
+	for _, dir := range lazyDomains(co.Dir) {
+		co.Dir = dir
+		out, err := o.evict(ctx, co, eo)
+		if err != nil {
 			return err
 		}
+		all.Paths, all.Bytes = append(all.Paths, out.Paths...), all.Bytes+out.Bytes
+		all.Objects, all.Left = all.Objects+out.Objects, all.Left+out.Left
+		all.InUse, all.Pinned = all.InUse+out.InUse, all.Pinned+out.Pinned
 	}
 	if !o.all && o.size == "" && len(args) == 0 {
 		return nil
 	}
-	out, err := cache.Evict(ctx, eo)
-	if err != nil {
-		return err
+	return o.print(g, c.dir, all)
+}
+
+// lazyDomains are the directories in one of what is kept that have something in them, one for
+// each domain of trust; or the directory itself, if it is one.
+func lazyDomains(dir string) []string {
+	if _, err := os.Stat(filepath.Join(dir, "objects")); err == nil {
+		return []string{dir}
 	}
-	return o.print(g, c.dir, out)
+	found, _ := filepath.Glob(filepath.Join(dir, "*", "objects")) // the pattern is right
+	for i, f := range found {
+		found[i] = filepath.Dir(f)
+	}
+	return found
+}
+
+// evict does it in the cache of one domain.
+func (o *lazyEvictOptions) evict(ctx context.Context, co lazy.CacheOptions, eo lazy.EvictOptions) (_ *lazy.Evicted, err error) {
+	cache, err := lazy.OpenCache(co)
+	if err != nil {
+		return nil, err
+	}
+	defer func() { err = errors.Join(err, cache.Close()) }()
+	for _, name := range o.unpin {
+		if err := cache.Unpin(name); err != nil {
+			return nil, err
+		}
+	}
+	if !eo.All && o.size == "" && len(eo.Paths) == 0 {
+		return new(lazy.Evicted), nil
+	}
+	return cache.Evict(ctx, eo)
 }
 
 func (o *lazyEvictOptions) print(g *globals, dir storepath.Dir, out *lazy.Evicted) error {

@@ -9,7 +9,6 @@ import (
 	"os/signal"
 	"path/filepath"
 	"slices"
-	"strings"
 
 	"github.com/spf13/cobra"
 	"golang.org/x/sys/unix"
@@ -155,26 +154,11 @@ func forward(ctx context.Context, sig os.Signal, to chan<- struct{}) {
 
 // lazyServeCommand makes the commands of processes that serve a mount.
 func (g *globals) lazyServeCommand(ref store.Reference, state, socket string) func(fusefs.Takeover) *exec.Cmd {
-	args := []string{"lazy", "serve", "--store", ref.String(), "--state", state, "--log-format", g.logFormat}
+	args := append([]string{"lazy", "serve", "--store", ref.String(), "--state", state}, g.again()...)
 	if socket != "" {
 		args = append(args, "--socket", socket)
 	}
-	for _, o := range g.options {
-		name, value, _ := strings.Cut(o, "=")
-		args = append(args, "--option", name, value)
-	}
-	for range g.verbose {
-		args = append(args, "-v")
-	}
-	if g.quiet {
-		args = append(args, "--quiet")
-	}
 	return func(start fusefs.Takeover) *exec.Cmd {
-		// By its path rather than /proc/self/exe, so that a newer program takes over.
-		path, err := os.Executable()
-		if err != nil {
-			path = os.Args[0]
-		}
 		all := slices.Clone(args)
 		if start.After {
 			all = append(all, "--take-over")
@@ -182,7 +166,7 @@ func (g *globals) lazyServeCommand(ref store.Reference, state, socket string) fu
 		if start.Failing {
 			all = append(all, "--failing")
 		}
-		cmd := exec.Command(strings.TrimSuffix(path, " (deleted)"), all...)
+		cmd := exec.Command(executable(), all...)
 		cmd.Stdout, cmd.Stderr = os.Stderr, os.Stderr
 		// Ctrl-C is for the one that keeps the mount.
 		cmd.SysProcAttr = &unix.SysProcAttr{Setpgid: true}

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"os"
 	"sync"
+	"time"
 
 	"github.com/strata-nix/strata/daemon"
 	"github.com/strata-nix/strata/fusefs"
@@ -32,6 +33,9 @@ func runLazyServe(ctx context.Context, g *globals, o lazyServeOptions) (err erro
 	}
 	conn := fusefs.NewConn(os.NewFile(fuseFD, "/dev/fuse"))
 	defer conn.Close()
+	// That something is not there is remembered on disk only, where others say what has come since.
+	c.network.disk()
+	c.network.ttl.Negative = 0
 	st, err := c.openLazy(ctx, ref)
 	if err != nil {
 		return err
@@ -76,6 +80,8 @@ func runLazyServe(ctx context.Context, g *globals, o lazyServeOptions) (err erro
 	}
 	err = fusefs.Serve(ctx, conn, objects, fusefs.ServeOptions{
 		TakeOver: o.takeOver, UID: uint32(os.Geteuid()), GID: uint32(os.Getegid()), Log: g.log(),
+		// The same at all times: what is new shows by itself, and an overlay need not look again.
+		RootTime: time.Unix(1, 0),
 	})
 	if errors.Is(err, context.Canceled) {
 		return nil // it is to end

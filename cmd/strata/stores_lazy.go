@@ -44,7 +44,7 @@ func (c *config) openLazy(ctx context.Context, ref store.Reference) (_ *lazyStor
 	o := lazy.Options{
 		URI: ref.String(), Dir: c.storeDir(p), Mount: p.path("real", ""),
 		Keys: c.local.TrustedKeys, NoSignatures: !p.flag("require-sigs", c.local.RequireSigs),
-		Scope: c.lazyScope(p), NoListings: !p.flag("listings", true), Offline: p.flag("offline", false),
+		Scope: c.lazyScope(p), Graduate: p.flag("graduate", false), NoListings: !p.flag("listings", true), Offline: p.flag("offline", false),
 		Patience: time.Duration(p.number("patience", 0)) * time.Second,
 		Log:      c.log,
 	}
@@ -78,10 +78,13 @@ func (c *config) openLazy(ctx context.Context, ref store.Reference) (_ *lazyStor
 		}
 		s.origins = append(s.origins, origin)
 	}
+	o.Origins = s.origins
+	// Others who keep objects in there may believe what we do not.
+	cache.Dir = filepath.Join(cache.Dir, lazy.TrustDomain(o))
 	if s.cache, err = lazy.OpenCache(cache); err != nil {
 		return nil, err
 	}
-	o.Origins, o.Cache = s.origins, s.cache
+	o.Cache = s.cache
 	s.Store, err = lazy.Open(o)
 	return s, err
 }

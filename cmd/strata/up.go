@@ -276,7 +276,7 @@ func stackParts(ctx context.Context, g *globals, cfg stack.Config) (*config, sta
 			return nil, stack.Parts{}, &usageError{fmt.Errorf("gc.leases: %w", err)}
 		}
 	}
-	return c, stack.Parts{Open: c.open, Leases: c.leases, Upper: upper, Version: release, Log: g.log()}, nil
+	return c, stack.Parts{Open: c.open, Lazy: g.serveLazy, Leases: c.leases, Upper: upper, Version: release, Log: g.log()}, nil
 }
 
 // serveStack serves a stack until ctx ends.

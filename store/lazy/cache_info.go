@@ -74,6 +74,24 @@ func (c *Cache) readInfo(p storepath.Path) (*keptInfo, error) {
 	return &keptInfo{info: ni.PathInfo, disk: parseDiskSize(text), origin: field(text, originField)}, nil
 }
 
+// holds refuses an object that is here and not the one that is meant.
+func (c *Cache) holds(info *store.PathInfo) error {
+	if _, staged := c.stagedAt(info.Path); staged || !c.Has(info.Path) {
+		return nil
+	}
+	kept, err := c.readInfo(info.Path)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil // the info comes first and goes last; it has just been evicted
+	}
+	if err != nil {
+		return err
+	}
+	if kept.info.NarHash != info.NarHash {
+		return fmt.Errorf("'%s' has another object by the name '%s', from '%s', which nobody vouches for", c.o.Dir, info.Path, kept.origin)
+	}
+	return nil
+}
+
 // parseDiskSize finds the size in an info; 0 if it has none.
 func parseDiskSize(text []byte) int64 {
 	n, err := strconv.ParseInt(field(text, diskSizeField), 10, 64)

@@ -228,6 +228,9 @@ func (o *Objects) again(ctx context.Context, number uint64) (*object, error) {
 func (o *Objects) treeOf(ctx context.Context, info *store.PathInfo) (t *fusefs.Tree, verified bool, err error) {
 	c, p := o.s.o.Cache, info.Path
 	for range 3 { // it may come, and be evicted again, meanwhile
+		if err := c.holds(info); err != nil {
+			return nil, false, err
+		}
 		if t, err := c.treeHere(p); err == nil {
 			return t, true, nil
 		} else if !errors.Is(err, fs.ErrNotExist) {

@@ -77,6 +77,9 @@ func (s *Store) URI() string { return s.o.URI }
 // RealDir is the mount.
 func (s *Store) RealDir() string { return s.o.Mount }
 
+// Cache is that of the options.
+func (s *Store) Cache() *Cache { return s.o.Cache }
+
 // FrontDirs is where complete objects are, if they may be read there.
 func (s *Store) FrontDirs() []string {
 	if !s.o.Graduate {

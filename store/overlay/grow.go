@@ -167,7 +167,13 @@ func (s *Store) Refresh(ctx context.Context) (*Refreshed, error) {
 }
 
 // LowerDirs are the directories of the lowers' objects, in order.
-func (s *Store) LowerDirs() []string { return s.lowers.dirs() }
+func (s *Store) LowerDirs() []string {
+	out := make([]string, len(s.lowers))
+	for i, l := range s.lowers {
+		out[i] = l.dir
+	}
+	return out
+}
 
 // hidden tells whether a lower has an object that nobody sees.
 func (s *Store) hidden(p storepath.Path) bool {
