@@ -58,8 +58,8 @@ func (c *counting) entry(dir *directory, e entry) error {
 	kind := e.kind
 	if kind != unix.DT_DIR {
 		var st unix.Stat_t
-		if err := unix.Fstatat(dir.fd(), e.name, &st, unix.AT_SYMLINK_NOFOLLOW); err != nil {
-			return dir.fail("lstat", e.name, err)
+		if err := unix.Fstatat(dir.read.fd, e.name, &st, unix.AT_SYMLINK_NOFOLLOW); err != nil {
+			return dir.read.fail("lstat", e.name, err)
 		}
 		switch st.Mode & unix.S_IFMT {
 		case unix.S_IFDIR:

@@ -13,33 +13,62 @@ import (
 
 // directory is one on the way.
 type directory struct {
-	read    *os.File // as entries are looked at
-	write   *os.File // as they are changed; nil until that is needed
+	read    *handle // as entries are looked at
+	write   *handle // as they are changed; nil until that is needed
 	up      *directory
 	name    string
 	inside  bool // the object, and thus ours to make writable
 	changed bool
 }
 
-func (d *directory) fd() int { return int(d.read.Fd()) }
+// handle is an open directory. One costs less than an os.File.
+type handle struct {
+	fd   int
+	name string
+}
 
-func (d *directory) fail(op, name string, err error) error {
-	return &os.PathError{Op: op, Path: filepath.Join(d.read.Name(), name), Err: err}
+func (h *handle) close() { _ = unix.Close(h.fd) } // nothing is written to directories
+
+func (h *handle) fail(op, name string, err error) error {
+	return &os.PathError{Op: op, Path: filepath.Join(h.name, name), Err: err}
+}
+
+func openHandle(path string) (*handle, error) {
+	fd, err := unix.Open(path, unix.O_RDONLY|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
+	if err != nil {
+		return nil, &os.PathError{Op: "open", Path: path, Err: err}
+	}
+	return &handle{fd, path}, nil
+}
+
+func (h *handle) open(name string) (*handle, error) {
+	fd, err := unix.Openat(h.fd, name, openDirectory, 0)
+	if err != nil {
+		return nil, h.fail("open", name, err)
+	}
+	return &handle{fd, filepath.Join(h.name, name)}, nil
+}
+
+func (h *handle) chmod(mode uint32) error {
+	if err := unix.Fchmod(h.fd, mode); err != nil {
+		return h.fail("chmod", "", err)
+	}
+	return nil
 }
 
 const openDirectory = unix.O_RDONLY | unix.O_DIRECTORY | unix.O_NOFOLLOW | unix.O_CLOEXEC
 
 func (d *directory) open(name string) (*directory, error) {
-	fd, err := unix.Openat(d.fd(), name, openDirectory, 0)
+	read, err := d.read.open(name)
 	if err != nil {
-		return nil, d.fail("open", name, err)
+		return nil, err
 	}
-	return &directory{read: os.NewFile(uintptr(fd), filepath.Join(d.read.Name(), name)), up: d, name: name, inside: true}, nil
+	return &directory{read: read, up: d, name: name, inside: true}, nil
 }
 
 // to gives the directory through which entries are changed. Where objects are changed at the
 // place where they are looked at, that is the same.
-func (d *directory) to(l *Linker) (*os.File, error) {
+func (d *directory) to(l *Linker) (*handle, error) {
 	switch {
 	case d.write != nil:
 	case d.up == nil:
@@ -51,20 +80,18 @@ func (d *directory) to(l *Linker) (*os.File, error) {
 		if err != nil {
 			return nil, err
 		}
-		fd, err := unix.Openat(int(up.Fd()), d.name, openDirectory, 0)
-		if err != nil {
-			return nil, &os.PathError{Op: "open", Path: filepath.Join(up.Name(), d.name), Err: err}
+		if d.write, err = up.open(d.name); err != nil {
+			return nil, err
 		}
-		d.write = os.NewFile(uintptr(fd), filepath.Join(up.Name(), d.name))
 	}
 	return d.write, nil
 }
 
 func (d *directory) close() {
 	if d.write != nil && d.write != d.read {
-		_ = d.write.Close() // nothing is written to directories
+		d.write.close()
 	}
-	_ = d.read.Close()
+	d.read.close()
 }
 
 // entry is a name in a directory.
@@ -80,12 +107,12 @@ func (d *directory) entries() ([]entry, error) {
 	var all []entry
 	buf := make([]byte, 16<<10)
 	for {
-		n, err := unix.Getdents(d.fd(), buf)
+		n, err := unix.Getdents(d.read.fd, buf)
 		if errors.Is(err, unix.EINTR) {
 			continue
 		}
 		if err != nil {
-			return nil, d.fail("readdir", "", err)
+			return nil, d.read.fail("readdir", "", err)
 		}
 		if n <= 0 {
 			break
@@ -108,7 +135,7 @@ func (d *directory) entries() ([]entry, error) {
 // writable tells whether the directory can be written to by its mode.
 func (d *directory) writable() (bool, error) {
 	var st unix.Stat_t
-	err := unix.Fstat(d.fd(), &st)
+	err := unix.Fstat(d.read.fd, &st)
 	return st.Mode&unix.S_IWUSR != 0, err
 }
 
@@ -121,7 +148,7 @@ func (d *directory) unseal(l *Linker) error {
 	if err != nil {
 		return err
 	}
-	return to.Chmod(0o755)
+	return to.chmod(0o755)
 }
 
 // seal gives a directory that was changed, by us or by one that was killed, the
@@ -135,8 +162,8 @@ func (d *directory) seal(l *Linker) error {
 		return err
 	}
 	times := []unix.Timespec{{Nsec: unix.UTIME_OMIT}, {Sec: 1}}
-	if err := unix.UtimesNanoAt(int(to.Fd()), "", times, unix.AT_EMPTY_PATH); err != nil {
-		return d.fail("utimensat", "", err)
+	if err := unix.UtimesNanoAt(to.fd, "", times, unix.AT_EMPTY_PATH); err != nil {
+		return to.fail("utimensat", "", err)
 	}
-	return to.Chmod(0o555)
+	return to.chmod(0o555)
 }

@@ -20,12 +20,12 @@ var errChanged = errors.New("it was changed meanwhile")
 // of its kind.
 func (w *walk) file(dir *directory, name string, st *unix.Stat_t) error {
 	if st.Mode&unix.S_IFMT == unix.S_IFREG && st.Mode&unix.S_IWUSR != 0 {
-		w.opts.Warn(w.ctx, "skipping suspicious writable file '%s'", filepath.Join(dir.read.Name(), name))
+		w.opts.Warn(w.ctx, "skipping suspicious writable file '%s'", filepath.Join(dir.read.name, name))
 		return nil
 	}
-	link, err := w.hash(dir.fd(), name, st)
+	link, err := w.hash(dir.read.fd, name, st)
 	if err != nil {
-		return dir.fail("hash", name, err)
+		return dir.read.fail("hash", name, err)
 	}
 	if w.opts.DryRun {
 		return w.imagine(link, st)
@@ -66,12 +66,12 @@ func (w *walk) imagine(link string, st *unix.Stat_t) error {
 	first := st.Ino
 	if w.known != nil {
 		var there unix.Stat_t
-		err := unix.Fstatat(int(w.known.Fd()), link, &there, unix.AT_SYMLINK_NOFOLLOW)
+		err := unix.Fstatat(w.known.fd, link, &there, unix.AT_SYMLINK_NOFOLLOW)
 		switch {
 		case err == nil && there.Size == st.Size:
 			first = there.Ino
 		case err != nil && !errors.Is(err, unix.ENOENT):
-			return pathError("lstat", w.known, link, err)
+			return w.known.fail("lstat", link, err)
 		}
 	}
 	if first == st.Ino {
@@ -138,51 +138,66 @@ func (w *walk) contents(to interface{ Write([]byte) (int, error) }, fd int, size
 // link finds the link with a name, or makes the file that link. nil: neither can
 // be, which was told.
 func (w *walk) link(dir *directory, name, link string, file *unix.Stat_t) (*unix.Stat_t, error) {
+	from, err := dir.to(w.Linker)
+	if err != nil {
+		return nil, err
+	}
 	for range 3 { // others link, and collect what is linked no more, at the same time
-		var st unix.Stat_t
-		err := unix.Fstatat(int(w.known.Fd()), link, &st, unix.AT_SYMLINK_NOFOLLOW)
-		if err == nil {
-			if bad, err := w.damaged(link, &st, file); err != nil || !bad {
-				return &st, err
-			}
-			if err := unix.Unlinkat(int(w.links.Fd()), link, 0); err != nil && !errors.Is(err, unix.ENOENT) {
-				return nil, pathError("unlink", w.links, link, err)
-			}
-		} else if !errors.Is(err, unix.ENOENT) {
-			return nil, pathError("lstat", w.known, link, err)
-		}
-		from, err := dir.to(w.Linker)
-		if err != nil {
-			return nil, err
-		}
-		switch err := unix.Linkat(int(from.Fd()), name, int(w.links.Fd()), link, 0); {
+		switch err := unix.Linkat(from.fd, name, w.links.fd, link, 0); {
 		case err == nil:
 			crashpoint.Reached("optimise: first of its kind linked")
 			return file, nil
 		case errors.Is(err, unix.EEXIST):
 		case errors.Is(err, unix.ENOSPC), errors.Is(err, unix.EMLINK):
-			// ENOSPC: the directory's index may be full. Then this file stays alone.
-			w.opts.Warn(w.ctx, "cannot link '%s' to '%s': %v", filepath.Join(w.links.Name(), link), filepath.Join(from.Name(), name), err)
+			// ENOSPC: the directory's index may be full. Then this file stays alone, if it is
+			// the first.
+			if there, err := w.there(link, file); there != nil || err != nil {
+				return there, err
+			}
+			w.opts.Warn(w.ctx, "cannot link '%s' to '%s': %v", filepath.Join(w.links.name, link), filepath.Join(from.name, name), err)
 			return nil, nil //nolint:nilnil // see above
 		default:
-			return nil, pathError("link", w.links, link, err)
+			return nil, w.links.fail("link", link, err)
+		}
+		if there, err := w.there(link, file); there != nil || err != nil {
+			return there, err
 		}
 	}
 	return nil, nil //nolint:nilnil // somebody is quicker, and saves the space
+}
+
+// there looks at the link with a name. nil: there is none, or none any more since it
+// was not what its name says.
+func (w *walk) there(link string, file *unix.Stat_t) (*unix.Stat_t, error) {
+	var st unix.Stat_t
+	err := unix.Fstatat(w.known.fd, link, &st, unix.AT_SYMLINK_NOFOLLOW)
+	if errors.Is(err, unix.ENOENT) {
+		return nil, nil //nolint:nilnil // see above
+	}
+	if err != nil {
+		return nil, w.known.fail("lstat", link, err)
+	}
+	if bad, err := w.damaged(link, &st, file); err != nil || !bad {
+		return &st, err
+	}
+	if err := unix.Unlinkat(w.links.fd, link, 0); err != nil && !errors.Is(err, unix.ENOENT) {
+		return nil, w.links.fail("unlink", link, err)
+	}
+	return nil, nil //nolint:nilnil // see above
 }
 
 // damaged tells that a link is not what its name says.
 func (w *walk) damaged(link string, st, file *unix.Stat_t) (bool, error) {
 	bad := st.Size != file.Size || st.Mode&unix.S_IFMT != file.Mode&unix.S_IFMT
 	if !bad && w.opts.Repair {
-		hash, err := w.hash(int(w.known.Fd()), link, st)
+		hash, err := w.hash(w.known.fd, link, st)
 		if err != nil {
-			return false, pathError("hash", w.known, link, err)
+			return false, w.known.fail("hash", link, err)
 		}
 		bad = hash != link
 	}
 	if bad {
-		w.opts.Warn(w.ctx, "removing corrupted link '%s'", filepath.Join(w.links.Name(), link))
+		w.opts.Warn(w.ctx, "removing corrupted link '%s'", filepath.Join(w.links.name, link))
 		w.opts.Warn(w.ctx, "There may be more corrupted paths.\nYou should run `nix-store --verify --check-contents --repair` to fix them all")
 	}
 	return bad, nil

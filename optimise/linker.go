@@ -3,12 +3,11 @@ package optimise
 import (
 	"context"
 	"errors"
-	"fmt"
-	"io"
 	"io/fs"
 	"os"
 	"path/filepath"
 	"runtime"
+	"strconv"
 	"sync"
 	"sync/atomic"
 
@@ -44,16 +43,18 @@ type Options struct {
 // be used by any number of goroutines at once. It holds the directory open.
 type Linker struct {
 	opts    Options
-	store   *os.File // changes are made here
-	objects *os.File // and objects are looked at here
-	links   *os.File
-	known   *os.File            // the links, as objects are looked at; nil: there are none, in a dry run
+	store   *handle // changes are made here
+	objects *handle // and objects are looked at here
+	links   *handle
+	known   *handle             // the links, as objects are looked at; nil: there are none, in a dry run
 	linked  map[uint64]struct{} // inodes of links, if All
 	sizes   *census             // if All
 	firsts  firsts              // what would be links, in a dry run
 	names   atomic.Uint64       // of temporary links
 	buffers sync.Pool
-	helpers chan struct{} // one for each goroutine beyond those of the callers
+	pid     string
+	busy    atomic.Int64 // goroutines that walk
+	most    int64        // of them, unless the callers have more
 }
 
 // New makes a Linker for a store directory. The caller closes it.
@@ -65,18 +66,18 @@ func New(storeDir string, o Options) (_ *Linker, err error) {
 		o.Warn = func(context.Context, string, ...any) {}
 	}
 	l := &Linker{opts: o, buffers: sync.Pool{New: func() any { return new([bufferSize]byte) }}}
-	l.helpers = make(chan struct{}, runtime.GOMAXPROCS(0)-1)
+	l.pid, l.most = strconv.Itoa(os.Getpid()), int64(runtime.GOMAXPROCS(0))
 	defer func() {
 		if err != nil {
-			_ = l.Close()
+			l.Close()
 		}
 	}()
-	if l.store, err = os.Open(storeDir); err != nil {
+	if l.store, err = openHandle(storeDir); err != nil {
 		return nil, err
 	}
 	l.objects = l.store
 	if o.Layer != "" {
-		if l.objects, err = os.Open(o.Layer); err != nil {
+		if l.objects, err = openHandle(o.Layer); err != nil {
 			return nil, err
 		}
 	}
@@ -95,13 +96,13 @@ func New(storeDir string, o Options) (_ *Linker, err error) {
 
 // openLinks opens the directory of links, made if it is not there.
 func (l *Linker) openLinks() (err error) {
-	path := filepath.Join(l.store.Name(), LinksName)
+	path := filepath.Join(l.store.name, LinksName)
 	if !l.opts.DryRun {
 		if err := os.Mkdir(path, 0o755); err != nil && !errors.Is(err, fs.ErrExist) { //nolint:gosec // as Nix makes it
 			return err
 		}
 	}
-	if l.links, err = os.Open(path); err != nil {
+	if l.links, err = openHandle(path); err != nil {
 		if l.opts.DryRun && errors.Is(err, fs.ErrNotExist) {
 			return nil
 		}
@@ -111,7 +112,7 @@ func (l *Linker) openLinks() (err error) {
 	if l.opts.Layer == "" {
 		return nil
 	}
-	if l.known, err = os.Open(filepath.Join(l.opts.Layer, LinksName)); l.opts.DryRun && errors.Is(err, fs.ErrNotExist) {
+	if l.known, err = openHandle(filepath.Join(l.opts.Layer, LinksName)); l.opts.DryRun && errors.Is(err, fs.ErrNotExist) {
 		return nil
 	}
 	return err
@@ -119,20 +120,19 @@ func (l *Linker) openLinks() (err error) {
 
 // Close lets go of the directory.
 func (l *Linker) Close() error {
-	var err error
-	for _, f := range []*os.File{l.store, l.links} {
-		if f != nil {
-			err = errors.Join(err, f.Close())
+	for _, h := range []*handle{l.store, l.links} {
+		if h != nil {
+			h.close()
 		}
 	}
 	if l.opts.Layer != "" {
-		for _, f := range []*os.File{l.objects, l.known} {
-			if f != nil {
-				err = errors.Join(err, f.Close())
+		for _, h := range []*handle{l.objects, l.known} {
+			if h != nil {
+				h.close()
 			}
 		}
 	}
-	return err
+	return nil
 }
 
 // load notes the inodes and the sizes of all links.
@@ -141,22 +141,15 @@ func (l *Linker) load() error {
 	if l.known == nil {
 		return nil
 	}
-	for {
-		names, err := l.known.Readdirnames(4096)
-		for _, name := range names {
-			var st unix.Stat_t
-			if unix.Fstatat(int(l.known.Fd()), name, &st, unix.AT_SYMLINK_NOFOLLOW) == nil {
-				l.linked[st.Ino] = struct{}{}
-				l.sizes.several(st.Size)
-			}
-		}
-		if len(names) == 0 {
-			if err != nil && !errors.Is(err, io.EOF) {
-				return fmt.Errorf("reading %s: %w", l.known.Name(), err)
-			}
-			return nil
+	entries, err := (&directory{read: l.known}).entries()
+	for _, e := range entries {
+		var st unix.Stat_t
+		if unix.Fstatat(l.known.fd, e.name, &st, unix.AT_SYMLINK_NOFOLLOW) == nil {
+			l.linked[st.Ino] = struct{}{}
+			l.sizes.several(st.Size)
 		}
 	}
+	return err
 }
 
 // isLinked tells that a file is known to be one of the links.

@@ -13,6 +13,8 @@ import (
 // some of its files are linked and all of them are whole.
 func (l *Linker) Object(ctx context.Context, name string) (Stats, error) {
 	w := walk{Linker: l, ctx: ctx}
+	l.busy.Add(1)
+	defer l.busy.Add(-1)
 	err := w.entry(&directory{read: l.objects}, entry{name: name})
 	w.wg.Wait()
 	return w.stats, errors.Join(err, w.err)
@@ -43,8 +45,8 @@ func (w *walk) entry(dir *directory, e entry) error {
 		return w.directory(dir, e.name)
 	}
 	var st unix.Stat_t
-	if err := unix.Fstatat(dir.fd(), e.name, &st, unix.AT_SYMLINK_NOFOLLOW); err != nil {
-		return dir.fail("lstat", e.name, err)
+	if err := unix.Fstatat(dir.read.fd, e.name, &st, unix.AT_SYMLINK_NOFOLLOW); err != nil {
+		return dir.read.fail("lstat", e.name, err)
 	}
 	switch st.Mode & unix.S_IFMT {
 	case unix.S_IFDIR:
@@ -89,17 +91,16 @@ func (w *walk) directory(parent *directory, name string) error {
 	return err
 }
 
-// help runs f in a goroutine of its own, if there is one to spare.
+// help runs f in a goroutine of its own, if there is a processor to spare.
 func (w *walk) help(below *sync.WaitGroup, f func() error) bool {
-	select {
-	case w.helpers <- struct{}{}:
-	default:
+	if w.busy.Add(1) > w.most {
+		w.busy.Add(-1)
 		return false
 	}
 	w.wg.Add(1)
 	below.Go(func() {
 		defer w.wg.Done()
-		defer func() { <-w.helpers }()
+		defer w.busy.Add(-1)
 		if err := f(); err != nil {
 			w.mu.Lock()
 			w.err = errors.Join(w.err, err)

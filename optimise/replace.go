@@ -2,9 +2,7 @@ package optimise
 
 import (
 	"errors"
-	"fmt"
-	"os"
-	"path/filepath"
+	"strconv"
 
 	"golang.org/x/sys/unix"
 
@@ -17,25 +15,27 @@ func (w *walk) replace(dir *directory, name, link string) (bool, error) {
 	if err != nil {
 		return false, err
 	}
-	store := int(w.store.Fd())
-	temp := fmt.Sprintf(".tmp-link-%d-%d", os.Getpid(), w.names.Add(1))
-	switch err := unix.Linkat(int(w.links.Fd()), link, store, temp, 0); {
+	store := w.store.fd
+	temp := ".tmp-link-" + w.pid + "-" + strconv.FormatUint(w.names.Add(1), 10)
+	switch err := unix.Linkat(w.links.fd, link, store, temp, 0); {
 	case err == nil:
 	case errors.Is(err, unix.EMLINK), errors.Is(err, unix.ENOENT):
 		return false, nil // as many as there can be; or just collected
 	default:
-		return false, pathError("link", w.store, temp, err)
+		return false, w.store.fail("link", temp, err)
 	}
 	crashpoint.Reached("optimise: temporary link made")
 	// A rename does nothing if the two are one already.
 	defer func() { _ = unix.Unlinkat(store, temp, 0) }()
 	for tries := 1; ; tries++ {
-		if err := dir.unseal(w.Linker); err != nil {
-			return false, err
+		if !dir.changed || tries > 1 {
+			if err := dir.unseal(w.Linker); err != nil {
+				return false, err
+			}
+			dir.changed = true
 		}
-		dir.changed = true
 		crashpoint.Reached("optimise: directory unsealed")
-		switch err := unix.Renameat(store, temp, int(to.Fd()), name); {
+		switch err := unix.Renameat(store, temp, to.fd, name); {
 		case err == nil:
 			crashpoint.Reached("optimise: file replaced")
 			return true, nil
@@ -44,11 +44,7 @@ func (w *walk) replace(dir *directory, name, link string) (bool, error) {
 		case errors.Is(err, unix.EACCES) && tries < 5:
 			// Another run, over the same object, has just sealed the directory.
 		default:
-			return false, dir.fail("replace", name, err)
+			return false, dir.read.fail("replace", name, err)
 		}
 	}
-}
-
-func pathError(op string, dir *os.File, name string, err error) error {
-	return &os.PathError{Op: op, Path: filepath.Join(dir.Name(), name), Err: err}
 }

@@ -23,17 +23,17 @@ func (w *walk) share(dir *directory, name, link string, st *unix.Stat_t) error {
 		return nil
 	}
 	const flags = unix.O_RDONLY | unix.O_NOFOLLOW | unix.O_CLOEXEC
-	from, err := unix.Openat(int(w.known.Fd()), link, flags, 0)
+	from, err := unix.Openat(w.known.fd, link, flags, 0)
 	if errors.Is(err, unix.ENOENT) {
 		return nil // just collected
 	}
 	if err != nil {
-		return pathError("open", w.known, link, err)
+		return w.known.fail("open", link, err)
 	}
 	defer unix.Close(from)
-	to, err := unix.Openat(dir.fd(), name, flags, 0)
+	to, err := unix.Openat(dir.read.fd, name, flags, 0)
 	if err != nil {
-		return dir.fail("open", name, err)
+		return dir.read.fail("open", name, err)
 	}
 	defer unix.Close(to)
 	if alike, err := sameExtents(from, to); alike || err != nil {
@@ -53,11 +53,11 @@ func (w *walk) cannotShare(dir *directory, name string, err error) error {
 	case err == nil, unable && w.opts.Reflink == Auto:
 		return nil
 	case unable:
-		return fmt.Errorf("'%s': %w", w.objects.Name(), ErrNoSharing)
+		return fmt.Errorf("'%s': %w", w.objects.name, ErrNoSharing)
 	case errors.Is(err, unix.EINVAL):
 		return nil // such a file cannot; it may be so small that it lies in the metadata
 	}
-	return dir.fail("share", name, err)
+	return dir.read.fail("share", name, err)
 }
 
 // dedupe shares as much as the kernel finds equal, and gives how many bytes that were.
