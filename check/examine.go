@@ -7,6 +7,7 @@ import (
 	"os"
 	"path/filepath"
 	"runtime"
+	"slices"
 	"strconv"
 	"strings"
 	"sync"
@@ -24,7 +25,7 @@ import (
 
 // maxRounds bounds how often a repair is followed by another look: what is mended may
 // show more, and of what is too much for memory only a part is mended at a time.
-const maxRounds = 50
+const maxRounds = 1000
 
 // Run checks a target. The error says that nothing could be looked at, or that ctx
 // ended; the report has what was found by then.
@@ -73,6 +74,10 @@ type findingKey struct {
 	code  Code
 	layer int
 	path  string
+}
+
+func (f *Finding) key() findingKey {
+	return findingKey{f.Code, f.layer, f.Path + "\x00" + f.Detail}
 }
 
 // tally counts a class. What is left is what the last look at it found, less what was
@@ -174,10 +179,25 @@ func (x *examination) beginRound(round int) {
 		if !x.class(code).ofContents() {
 			t.left = 0 // it is looked at again
 		}
+		if t.kept >= x.opts.Keep {
+			x.makeRoom(code)
+			t.kept = 0
+		}
 	}
 	for i := range x.report.Layers {
 		x.report.Layers[i].Rows, x.report.Layers[i].Entries = 0, 0
 	}
+}
+
+// makeRoom forgets what was mended of a class, for what is still to be.
+func (x *examination) makeRoom(code Code) {
+	x.report.Findings = slices.DeleteFunc(x.report.Findings, func(f *Finding) bool {
+		done := f.Code == code && (f.Outcome == Repaired || f.Outcome == Dropped)
+		if done {
+			delete(x.seen, f.key())
+		}
+		return done
+	})
 }
 
 // examine looks at everything, contents only if wanted. The error is the end of ctx.
@@ -305,8 +325,7 @@ func (x *examination) found(ctx context.Context, c *Class, f *Finding) {
 		x.tally[c.Code] = t
 	}
 	t.left++
-	key := findingKey{c.Code, f.layer, f.Path + "\x00" + f.Detail}
-	if old := x.seen[key]; old != nil {
+	if old := x.seen[f.key()]; old != nil {
 		if old.Outcome == Repaired || old.Outcome == Dropped {
 			old.Outcome, old.Err = Failed, errors.New("it is there again after the repair")
 			t.mended--
@@ -317,7 +336,7 @@ func (x *examination) found(ctx context.Context, c *Class, f *Finding) {
 	f.Outcome = Found
 	if t.kept < x.opts.Keep {
 		t.kept++
-		x.seen[key] = f
+		x.seen[f.key()] = f
 		x.report.Findings = append(x.report.Findings, f)
 	}
 	x.tell(ctx, f)

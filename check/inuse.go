@@ -6,6 +6,7 @@ import (
 	"io"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"time"
 
@@ -64,7 +65,9 @@ func (t *temporaryRoots) read(path string, dir storepath.Dir) {
 	}
 	defer f.Close()
 	if unlocked(f) {
-		t.dead = append(t.dead, path)
+		if !recent(path) {
+			t.dead = append(t.dead, path)
+		}
 		return
 	}
 	text, err := io.ReadAll(io.LimitReader(f, maxTemporaryRoots))
@@ -87,8 +90,26 @@ func unlocked(f *os.File) bool {
 	return true
 }
 
-// inUse tells whether somebody has a file or directory locked, or nobody can tell.
+// settling is for how long something may be there before its maker has locked it, or
+// after.
+const settling = 10 * time.Second
+
+// recent tells whether something was changed a moment ago.
+func recent(path string) bool {
+	fi, err := os.Lstat(path)
+	if err != nil {
+		return false
+	}
+	age := time.Since(fi.ModTime())
+	return age < settling && age > -settling
+}
+
+// inUse tells whether somebody has a file or directory locked or may be about to, or
+// nobody can tell.
 func (x *examination) inUse(path string, typ uint8) bool {
+	if recent(path) {
+		return true
+	}
 	if typ != unix.DT_REG && typ != unix.DT_DIR {
 		return false
 	}
@@ -102,9 +123,17 @@ func (x *examination) inUse(path string, typ uint8) bool {
 
 // heldLock tells whether somebody holds the lock of a path.
 func (x *examination) heldLock(p storepath.Path) bool {
-	path := filepath.Join(x.Layers[0].Dir, p.Base()+".lock")
-	var st unix.Stat_t
-	return unix.Lstat(path, &st) == nil && x.inUse(path, typeOf(st.Mode))
+	return held(filepath.Join(x.Layers[0].Dir, p.Base()+".lock"))
+}
+
+// held tells whether somebody has a file locked.
+func held(path string) bool {
+	f, err := os.OpenFile(path, os.O_RDONLY|unix.O_NOFOLLOW|unix.O_NONBLOCK, 0)
+	if err != nil {
+		return false
+	}
+	defer f.Close()
+	return !unlocked(f)
 }
 
 // removalNotes are the files in the state directory by which a layered store says that
@@ -114,12 +143,7 @@ const removalNotes = "strata-removing-*"
 // removing tells whether somebody takes objects out of the upper layer right now.
 func (x *examination) removing() bool {
 	notes, _ := filepath.Glob(filepath.Join(globQuoted(x.StateDir), removalNotes))
-	for _, n := range notes {
-		if x.inUse(n, unix.DT_REG) {
-			return true
-		}
-	}
-	return false
+	return slices.ContainsFunc(notes, func(n string) bool { return held(n) })
 }
 
 // globQuoted makes a path stand for itself in a pattern.

@@ -201,11 +201,11 @@ func findLeftover(x *examination, l *line, say func(*Finding)) {
 			return
 		}
 	case trashName:
-		if x.removing() {
+		if recent(path) || x.removing() {
 			return
 		}
 	case chrootName:
-		if x.temporarily(0, l) || x.heldLock(l.path) {
+		if recent(path) || x.temporarily(0, l) || x.heldLock(l.path) {
 			return
 		}
 	default:

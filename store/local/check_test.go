@@ -176,9 +176,13 @@ var damages = []struct {
 			write(t, w.file(name), "")
 		}
 	}},
-	{name: "temporary directory", code: check.LeftoverTemporary, do: func(t *testing.T, w *checked) { must(t, os.MkdirAll(w.file("tmp-1234-5/x"), 0o700)) }},
+	{name: "temporary directory", code: check.LeftoverTemporary, do: func(t *testing.T, w *checked) {
+		must(t, os.MkdirAll(w.file("tmp-1234-5/x"), 0o700), os.Chtimes(w.file("tmp-1234-5"), time.Unix(1, 0), time.Unix(1, 0)))
+	}},
 	{name: "temporary link", code: check.LeftoverTemporary, do: func(t *testing.T, w *checked) { write(t, w.file(".tmp-link-1-2"), "") }},
-	{name: "build directory", code: check.LeftoverTemporary, do: func(t *testing.T, w *checked) { must(t, os.MkdirAll(w.file(otherPath+".chroot/root"), 0o700)) }},
+	{name: "build directory", code: check.LeftoverTemporary, do: func(t *testing.T, w *checked) {
+		must(t, os.MkdirAll(w.file(otherPath+".chroot/root"), 0o700), os.Chtimes(w.file(otherPath+".chroot"), time.Unix(1, 0), time.Unix(1, 0)))
+	}},
 	{name: "lock file", code: check.LockLeft, do: func(t *testing.T, w *checked) { write(t, w.file(otherPath+".lock"), "") }},
 	{name: "temporary roots", code: check.TemporaryRootsOfDead, do: func(t *testing.T, w *checked) { write(t, filepath.Join(w.state, "temproots/4711"), "") }},
 	{name: "gc.lock is a directory", code: check.LockBroken, do: func(t *testing.T, w *checked) {

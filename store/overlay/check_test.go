@@ -11,6 +11,7 @@ import (
 	"path/filepath"
 	"slices"
 	"testing"
+	"time"
 
 	"golang.org/x/sys/unix"
 	"zombiezen.com/go/sqlite"
@@ -261,7 +262,8 @@ var layered = []struct {
 		must(t, os.WriteFile(filepath.Join(c.merged(), "a\n\xff"), nil, 0o644))
 	}},
 	{name: "trash", code: []check.Code{check.LeftoverTemporary}, do: func(t *testing.T, c *checked) {
-		must(t, os.MkdirAll(filepath.Join(c.merged(), overlayfs.TrashPrefix+"X/y"), 0o555))
+		trash := filepath.Join(c.merged(), overlayfs.TrashPrefix+"X")
+		must(t, os.MkdirAll(filepath.Join(trash, "y"), 0o755), os.Chtimes(trash, time.Unix(1, 0), time.Unix(1, 0)))
 	}},
 	{name: "mode in the upper", contents: true, code: []check.Code{check.MetadataWrong}, do: func(t *testing.T, c *checked) {
 		must(t, os.Chmod(filepath.Join(c.merged(), c.own.Path().Base(), "bin/own"), 0o755))
