@@ -178,6 +178,7 @@ func Classes() []*Class {
 			Code: LeaseDangling, Severity: Disorder,
 			Title:       "a lease names objects that are gone, or is of nobody any more",
 			Consequence: "Its owner leans on what the lower does not have, or keeps what nobody needs.",
+			Repair:      "one of nobody is deleted",
 		}, {
 			Code: WhiteoutStray, Severity: Disorder,
 			Title:       "a whiteout hides nothing yet",

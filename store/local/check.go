@@ -50,6 +50,9 @@ func (s *Store) CheckTarget(all whole) check.Target {
 		TrustedKeys: s.opts.TrustedKeys,
 		ReadOnly:    s.opts.ReadOnly,
 	}
+	if s.opts.Leases != nil {
+		t.More = append(t.More, s.checkLeases)
+	}
 	if s.opts.ReadOnly {
 		return t
 	}
