@@ -36,6 +36,9 @@ func TestMain(m *testing.M) {
 	if at, err := strconv.Atoi(os.Getenv(leanAtEnv)); err == nil {
 		leanAndDie(os.Getenv(crashIn), at)
 	}
+	if at, err := strconv.Atoi(os.Getenv(modelAtEnv)); err == nil {
+		stepAndDie(at)
+	}
 	if upper := os.Getenv(askAsEnv); upper != "" {
 		askUpper(upper)
 	}
