@@ -74,8 +74,9 @@ bin/staticcheck: tools/lint/go.mod tools/lint/go.sum
 	CGO_ENABLED=0 $(GO) build -C tools/lint -o $(CURDIR)/bin/staticcheck honnef.co/go/tools/cmd/staticcheck
 
 # Without that setting each process, of which tests start many, waits a second at its end.
-race:
-	STRATA_TEST_NO_SKIP= GORACE=atexit_sleep_ms=0 $(GO) test -race -short ./...
+# The stages around builders are not race binaries, which take long to start.
+race: stage
+	STRATA_TEST_NO_SKIP= GORACE=atexit_sleep_ms=0 $(GO) test -race -short -tags embed_stage ./...
 
 fuzz:
 	FUZZTIME=$(FUZZTIME) ./scripts/fuzz.sh

@@ -147,7 +147,7 @@ func TestStrangeCommands(t *testing.T) {
 			"a directory":        {func(d *derivation.Derivation) { d.Builder = "/proc" }, store.PermanentFailure, "Permission denied"},
 			"relative":           {func(d *derivation.Derivation) { d.Builder = "sh" }, store.PermanentFailure, "No such file or directory"},
 			"too much":           {func(d *derivation.Derivation) { d.Env["a"] = strings.Repeat("a", 1<<20) }, store.PermanentFailure, "Argument list too long"},
-			"many":               {func(d *derivation.Derivation) { d.Args = append(d.Args, slices.Repeat([]string{"argument"}, 1<<20)...) }, store.PermanentFailure, "Argument list too long"},
+			"many":               {func(d *derivation.Derivation) { d.Args = append(d.Args, slices.Repeat([]string{"argument"}, 1<<18)...) }, store.PermanentFailure, "Argument list too long"},
 		} {
 			t.Run(name, func(t *testing.T) {
 				d := script("echo x > $out")

@@ -56,7 +56,7 @@ var selfPath = fmt.Sprintf("/proc/self/fd/%d", entrySelf)
 var (
 	keeperEnv = append([]string{"GOMAXPROCS=2"}, stageEnv...)
 	entryEnv  = append([]string{"GOMAXPROCS=1"}, stageEnv...)
-	stageEnv  = []string{"GOGC=off", "GOMEMLIMIT=16MiB", "GODEBUG=containermaxprocs=0,updatemaxprocs=0"}
+	stageEnv  = []string{"GOGC=off", "GOMEMLIMIT=32MiB", "GODEBUG=containermaxprocs=0,updatemaxprocs=0"}
 )
 
 // keeperSpec is what the keeper is told.
