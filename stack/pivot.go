@@ -13,6 +13,7 @@ import (
 	"github.com/strata-nix/strata/nixdb"
 	"github.com/strata-nix/strata/overlayfs"
 	"github.com/strata-nix/strata/pivot"
+	"github.com/strata-nix/strata/store"
 	"github.com/strata-nix/strata/storepath"
 )
 
@@ -69,7 +70,7 @@ type PivotResult struct {
 	// Done tells that the upper is made for the new lowers now.
 	Done    bool    `json:"done"`
 	Changes Changes `json:"changes"`
-	// Plan is nil if there was none to be made, as nothing had changed.
+	// Plan is nil if there is nothing to be done to the upper.
 	Plan *pivot.Report `json:"plan,omitempty"`
 	// StillUsed are some of the processes that run over the old lowers.
 	StillUsed []string `json:"stillUsed,omitempty"`
@@ -187,14 +188,29 @@ func (s *Stack) pivotRoots(ctx context.Context, processes bool) (r pivot.Roots, 
 	if r.Links, err = gc.LinkRoots(ctx, c.Upper.State, c.StoreDir); err != nil {
 		return r, err
 	}
-	if r.InUse, err = gc.ReadTempRoots(ctx, filepath.Join(c.Upper.State, "temproots"), c.StoreDir); err != nil || !processes {
+	if r.InUse, err = gc.ReadTempRoots(ctx, filepath.Join(c.Upper.State, "temproots"), c.StoreDir); err != nil {
 		return r, err
 	}
-	running, err := gc.ProcessRoots(ctx, "/proc", c.StoreDir, c.Mount, c.Upper.Layer)
-	for p, by := range running {
-		r.InUse[p] = append(r.InUse[p], by...)
+	add := func(more store.Roots) {
+		for p, by := range more {
+			r.InUse[p] = append(r.InUse[p], by...)
+		}
 	}
-	return r, err
+	if leases := s.parts.Upper.Leases; leases != nil && s.Store != nil { // of those who have this stack for a lower
+		leased, err := leases.Roots(ctx, s.Store, s.parts.Upper.SkipLeases...)
+		if err != nil {
+			return r, err
+		}
+		add(leased)
+	}
+	if processes {
+		running, err := gc.ProcessRoots(ctx, "/proc", c.StoreDir, c.Mount, c.Upper.Layer)
+		if err != nil {
+			return r, err
+		}
+		add(running)
+	}
+	return r, nil
 }
 
 // pivotLowers are lowers as package pivot takes them.

@@ -32,7 +32,7 @@ func (s *Stack) align(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	if p := res.Plan; p != nil && res.Done {
+	if p := res.Plan; p != nil {
 		s.parts.Log.Info(fmt.Sprintf("the upper was made for other lowers and was moved to these: %d objects kept, %d copied up (%d bytes), %d duplicates dropped, %d rows dropped",
 			p.Kept.Objects, p.Copied.Objects, p.Copied.NarBytes, p.Duplicates.Objects, p.Rows.Dropped))
 	}
@@ -141,7 +141,7 @@ func (s *Stack) pivotOffline(ctx context.Context, db *nixdb.DB, o PivotOptions, 
 	case o.DryRun:
 		return res, nil
 	case plan.Empty() && !s.jobUnderWay():
-		res.Done = true
+		res.Plan, res.Done = nil, true
 		return res, record()
 	case refuse:
 		return nil, &LowersChangedError{Changes: res.Changes}

@@ -262,7 +262,7 @@ func printPivot(out *output, res *stack.PivotResult) error {
 	case res.Refused != "":
 		add("%s", res.Refused)
 	case p == nil:
-		add("the upper is made for these lowers; there is nothing to be done")
+		add("there is nothing to be done to the upper")
 	default:
 		add("  kept        %6d objects, %s", p.Kept.Objects, size(p.Kept.NarBytes))
 		add("  copied up   %6d objects, %s", p.Copied.Objects, size(p.Copied.NarBytes))
