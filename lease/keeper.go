@@ -40,6 +40,7 @@ type Keeper struct {
 	fresh map[Hash]time.Time // leaned on since, and when
 	asked uint64             // grows when fresh does
 	done  uint64             // of asked, what is published
+	terms Terms              // when it was published last
 	last  *Lease
 	err   error // of the last attempt
 }
@@ -92,11 +93,10 @@ func (k *Keeper) Lean(ctx context.Context, paths []storepath.Path) error {
 	}
 	// A collection that begins from now on reads the lease. One that was at work
 	// before may have missed it; what it has deleted is not valid at its end.
-	t, err := k.p.Terms(ctx)
-	if err == nil {
-		err = k.p.idle(ctx, t)
-	}
-	if err != nil {
+	k.mu.Lock()
+	t := k.terms
+	k.mu.Unlock()
+	if err := k.p.idle(ctx, t); err != nil {
 		return fmt.Errorf("leaning on the lower store: %w", err)
 	}
 	valid, err := k.o.Valid(ctx, paths)
@@ -156,14 +156,21 @@ func (k *Keeper) publish(ctx context.Context) (*Lease, error) {
 }
 
 func (k *Keeper) put(ctx context.Context, l *Lease) error {
-	t, err := k.p.Terms(ctx)
-	if err != nil {
-		return err
+	var was *Lease
+	asked := make(chan error, 1)
+	go func() { // each may take as long as a network does
+		var err error
+		was, err = k.p.header(ctx, l.Consumer)
+		asked <- err
+	}()
+	t, termsErr := k.p.Terms(ctx)
+	err := <-asked
+	if termsErr != nil {
+		return termsErr
 	}
 	if t.StoreDir != l.StoreDir {
 		return fmt.Errorf("'%s' has the leases of stores with the store directory '%s', and not '%s'", k.p.name, t.StoreDir, l.StoreDir)
 	}
-	was, err := k.p.header(ctx, l.Consumer)
 	switch {
 	case errors.Is(err, ErrFormat): // whatever it was, it keeps nothing
 		activity.Warnf(ctx, "replacing lease '%s' in '%s': %v", l.Consumer, k.p.name, err)
@@ -182,7 +189,13 @@ func (k *Keeper) put(ctx context.Context, l *Lease) error {
 	if err != nil {
 		return err
 	}
-	return k.p.put(ctx, leaseName(l.Consumer), data, "application/octet-stream")
+	if err := k.p.put(ctx, leaseName(l.Consumer), data, "application/octet-stream"); err != nil {
+		return err
+	}
+	k.mu.Lock()
+	k.terms = t
+	k.mu.Unlock()
+	return nil
 }
 
 func (k *Keeper) note(l *Lease, err error) error {

@@ -170,6 +170,16 @@ func (p *Place) Drop(ctx context.Context, consumer string) error {
 	return p.objects.Delete(ctx, leaseName(consumer))
 }
 
+// DropOwn takes a consumer's lease away if it is that of a holder. One that cannot be
+// read stays: it may be another's.
+func (p *Place) DropOwn(ctx context.Context, consumer, holder string) error {
+	l, err := p.header(ctx, consumer)
+	if err != nil || l == nil || l.Holder != holder {
+		return err
+	}
+	return p.Drop(ctx, consumer)
+}
+
 func (p *Place) get(ctx context.Context, name string, most int64) ([]byte, error) {
 	r, _, err := p.objects.Get(ctx, name, objstore.GetOptions{})
 	if err != nil {

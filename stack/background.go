@@ -46,16 +46,17 @@ func (s *Stack) startBackground(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	s.background.set(s.watch(), holds)
-	if len(holds) == 0 {
-		return nil
+	others, err := s.noteTold(holds)
+	if err != nil {
+		return err
 	}
-	if _, err := s.Publish(ctx); err != nil {
-		s.parts.Log.Warn(fmt.Sprintf("telling the owners of lowers what is used of them: %v", err))
+	s.background.set(s.watch(), holds)
+	if len(holds)+len(others) == 0 {
+		return nil
 	}
 	ctx, cancel := context.WithCancel(context.WithoutCancel(ctx))
 	s.background.cancel = cancel
-	s.background.wg.Go(func() { s.keepPublishing(ctx) })
+	s.background.wg.Go(func() { s.keepPublishing(ctx, others) })
 	return nil
 }
 
@@ -79,13 +80,23 @@ const (
 	publishAgain   = time.Minute
 )
 
-func (s *Stack) keepPublishing(ctx context.Context) {
-	pause := s.nextPublication(ctx)
-	for sleep(ctx, pause) {
-		if _, err := s.Publish(ctx); err != nil && ctx.Err() == nil {
+// keepPublishing begins at once: who brings a stack up does not wait for it, as what
+// is leaned on already was told before, and what is new is told first.
+func (s *Stack) keepPublishing(ctx context.Context, others []told) {
+	for {
+		_, err := s.Publish(ctx)
+		if err != nil && ctx.Err() == nil {
 			s.parts.Log.Warn(fmt.Sprintf("telling the owners of lowers what is used of them: %v", err))
 		}
-		pause = s.nextPublication(ctx)
+		if err == nil && len(others) > 0 {
+			if err := s.takeBack(ctx, others, s.background.held()); err != nil && ctx.Err() == nil {
+				s.parts.Log.Warn(err.Error())
+			}
+			others = nil // the next start tries again
+		}
+		if !sleep(ctx, s.nextPublication(ctx)) {
+			return
+		}
 	}
 }
 

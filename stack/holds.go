@@ -177,14 +177,18 @@ func (r *Run) Publish(ctx context.Context) ([]HoldStatus, error) {
 // leaseHolder publishes a lease.
 type leaseHolder struct{ *lease.Keeper }
 
+// openPlace opens a place for leases.
+func (s *Stack) openPlace(ctx context.Context, place string) (*lease.Place, error) {
+	if s.parts.Leases == nil {
+		return lease.OpenDirectory(place)
+	}
+	return s.parts.Leases(ctx, place)
+}
+
 // openLease prepares the publication of a lease. Nothing is asked yet: the place may
 // yet come.
 func (s *Stack) openLease(ctx context.Context, lower int, f *found) (holder, error) {
-	open := s.parts.Leases
-	if open == nil {
-		open = func(_ context.Context, place string) (*lease.Place, error) { return lease.OpenDirectory(place) }
-	}
-	p, err := open(ctx, f.Leases)
+	p, err := s.openPlace(ctx, f.Leases)
 	if err != nil {
 		return nil, err
 	}

@@ -466,3 +466,45 @@ func leaning(dir string) (*store.PathInfo, []byte, error) {
 	p, err := storepath.DefaultDir.Make("leaning", ca, storepath.References{Others: []storepath.Path{ref}})
 	return &store.PathInfo{Path: p, NarHash: h, NarSize: uint64(len(archive)), References: []storepath.Path{ref}, CA: ca}, archive, err
 }
+
+// What was told the owner of a lower is taken back when that is one no more, and only
+// that.
+func TestWhatWasToldIsTakenBack(t *testing.T) {
+	inEach(t, func(t *testing.T, w *world) {
+		used := object(t, "used")
+		base := w.lower(t, "base", used)
+		place := w.optIn(t, base)
+		if err := os.Mkdir(filepath.Join(place, "other"), 0o755); err != nil {
+			t.Fatal(err)
+		}
+		leases, err := lease.OpenDirectory(w.path("leases"))
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := leases.Init(t.Context(), lease.Terms{}); err != nil {
+			t.Fatal(err)
+		}
+		c := w.config(t, base)
+		c.Consumer, c.Lowers[0].Leases = "me", w.path("leases")
+		s := w.up(t, c)
+		addTo(t, s.Store, object(t, "added", used.Path()))
+		w.takeDown(t, s)
+		if len(rootsIn(t, filepath.Join(place, "me"))) != 1 {
+			t.Fatal("nothing was told")
+		}
+		if err := os.WriteFile(w.path("upper/told.json.new"), []byte("torn"), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		c.Lowers[0].Roots, c.Lowers[0].Leases = No, ""
+		s = w.up(t, c)
+		await(t, "it is taken back", func() bool {
+			_, err := os.Lstat(filepath.Join(place, "me"))
+			_, leaseErr := leases.Read(t.Context(), "me")
+			return errors.Is(err, fs.ErrNotExist) && leaseErr != nil
+		})
+		if _, err := os.Lstat(filepath.Join(place, "other")); err != nil {
+			t.Error(err)
+		}
+		w.takeDown(t, s)
+	})
+}

@@ -13,6 +13,9 @@ import (
 // want it at its usual place.
 const RuntimeEnv = "STRATA_RUNTIME_DIR"
 
+// systemRuntimeDir is that of root.
+const systemRuntimeDir = "/run/strata"
+
 // RuntimeDir is where the names of the stacks that are up are: links to their
 // run.json. It is /run/strata for root, and else in the user's own directory for
 // such things.
@@ -21,7 +24,7 @@ func RuntimeDir() string {
 		return dir
 	}
 	if os.Geteuid() == 0 {
-		return "/run/strata"
+		return systemRuntimeDir
 	}
 	if dir := os.Getenv("XDG_RUNTIME_DIR"); filepath.IsAbs(dir) {
 		return filepath.Join(dir, "strata")
@@ -87,6 +90,9 @@ func Find(name string) (*Run, error) {
 		return nil, fmt.Errorf("'%.80s' cannot be the name of a stack", name)
 	}
 	r, err := readRun(namePath(name))
+	if errors.Is(err, ErrNotUp) && os.Getenv(RuntimeEnv) == "" {
+		r, err = readRun(filepath.Join(systemRuntimeDir, name+".json")) // root's, which may have an owner
+	}
 	if errors.Is(err, ErrNotUp) {
 		return nil, fmt.Errorf("stack '%s' %w", name, err)
 	}

@@ -86,6 +86,10 @@ func (s *Stack) openRoots(lower int, f *found) (kind string, _ holder, err error
 		}
 		return "", nil, nil
 	}
+	if err != nil && f.Roots != Yes {
+		s.parts.Log.Warn(fmt.Sprintf("lower '%s': whether its owner wants to be told what is used: %v", f.Name, err))
+		return "", nil, nil
+	}
 	if err != nil {
 		return "", nil, f.fail(false, err, "its gc roots cannot be looked at")
 	}
@@ -323,6 +327,19 @@ func (l *links) describe(who string) error {
 		return err
 	}
 	return r.Rename(aboutFile+".new", aboutFile)
+}
+
+// remove removes the directory of the consumer, if nothing else is in it.
+func (l *links) remove() error {
+	place, err := os.OpenRoot(l.place)
+	if err != nil {
+		return err
+	}
+	defer place.Close()
+	if err := place.Remove(filepath.Join(l.consumer, aboutFile)); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return err
+	}
+	return place.Remove(l.consumer)
 }
 
 func namesIn(r *os.Root) ([]string, error) {

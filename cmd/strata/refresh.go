@@ -46,6 +46,9 @@ The owners of lowers that take part are told anew what is used of them.`,
 	return cmd
 }
 
+// refreshPatience is how long a command that has done its work waits for stacks.
+const refreshPatience = 10 * time.Second
+
 // refreshOver makes what was written to a store visible in the stacks of this machine
 // that have it for a lower. Those that cannot be asked notice it by themselves.
 func refreshOver(ctx context.Context, written store.Store) {
@@ -53,6 +56,8 @@ func refreshOver(ctx context.Context, written store.Store) {
 	if !ok || d.RealDir() == "" {
 		return
 	}
+	ctx, cancel := context.WithTimeout(ctx, refreshPatience)
+	defer cancel()
 	refreshed, err := stack.RefreshOver(ctx, d.RealDir())
 	if err != nil {
 		activity.Warnf(ctx, "%v", err)
