@@ -269,7 +269,7 @@ func (w *world) wantRows(names ...string) {
 func (w *world) sound(lowers []pivot.Lower) {
 	w.t.Helper()
 	db := w.openDB()
-	damages, err := db.Check(w.t.Context())
+	damages, err := db.Check(w.t.Context(), nixdb.Thorough)
 	if err != nil || len(damages) > 0 {
 		w.t.Errorf("database: %v, %v", damages, err)
 	}
