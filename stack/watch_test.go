@@ -66,7 +66,7 @@ func lists(t *testing.T, s *Stack, o storetest.Object) bool {
 // What a lower gains shows to those who run, without anybody asking for it, and
 // disturbs nobody.
 func TestGrowthIsNoticed(t *testing.T) {
-	for _, how := range []WatchHow{WatchAuto, WatchInotify, WatchPoll} {
+	for _, how := range []WatchHow{WatchAuto, WatchPoll} {
 		t.Run(string(how), func(t *testing.T) {
 			inEach(t, func(t *testing.T, w *world) {
 				a, late, later := object(t, "a"), object(t, "late"), object(t, "later")
