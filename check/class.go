@@ -52,6 +52,12 @@ func Classes() []*Class {
 			Repair:      "it is put aside, and a proper one made",
 			whole:       findBrokenLocks, mend: mendLock,
 		}, {
+			Code: LockLeft, Severity: Disorder,
+			Title:       "a lock file is left that nobody holds",
+			Consequence: "It does no harm, unless others may not open it: then nobody can make that path.",
+			Repair:      "it is deleted",
+			line:        findLeftLock, mend: mendLeftLock,
+		}, {
 			Code: DatabaseCorrupt, Severity: Damage,
 			Title:       "the database is corrupt",
 			Consequence: "Answers may be wrong or missing; a backup has to be put in its place.",
@@ -209,12 +215,6 @@ func Classes() []*Class {
 			Consequence: "It takes space until garbage is collected.",
 			Repair:      "it is deleted",
 			line:        findLeftover, mendAll: mendStrays,
-		}, {
-			Code: LockLeft, Severity: Disorder,
-			Title:       "a lock file is left that nobody holds",
-			Consequence: "It does no harm.",
-			Repair:      "it is deleted",
-			line:        findLeftLock, mend: mendLeftLock,
 		}, {
 			Code: TemporaryRootsOfDead, Severity: Disorder,
 			Title:       "temporary roots are left of a process that has ended",

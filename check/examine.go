@@ -83,8 +83,8 @@ func (f *Finding) key() findingKey {
 // tally counts a class. What is left is what the last look at it found, less what was
 // mended since.
 type tally struct {
-	found, left, mended int
-	kept                int
+	left, mended int
+	kept         int // in memory
 }
 
 func newExamination(ctx context.Context, t Target, o Options) (*examination, error) {

@@ -207,6 +207,9 @@ func mendTemporaryRoots(_ context.Context, _ *repairs, f *Finding) error {
 // deleteUnheld deletes a file that nobody has locked, in the way of Nix's lock files.
 func deleteUnheld(path string) error {
 	f, err := os.OpenFile(path, os.O_RDWR|unix.O_NOFOLLOW|unix.O_NONBLOCK, 0)
+	if errors.Is(err, fs.ErrPermission) {
+		f, err = os.OpenFile(path, os.O_RDONLY|unix.O_NOFOLLOW|unix.O_NONBLOCK, 0)
+	}
 	if errors.Is(err, fs.ErrNotExist) {
 		return nil
 	}

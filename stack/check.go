@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"os"
 	"path/filepath"
 
 	"github.com/strata-nix/strata/check"
@@ -87,7 +88,11 @@ func (c Config) OpenToCheck(ctx context.Context, parts Parts) (*CheckUp, error) 
 	if err := s.begin(); err != nil {
 		return nil, errors.Join(err, s.lock.Close())
 	}
-	down := func() error { return s.TakeDown(context.WithoutCancel(ctx), TakeDownOptions{Lazy: c.Lazy}) }
+	down := func() error {
+		err := s.TakeDown(context.WithoutCancel(ctx), TakeDownOptions{Lazy: c.Lazy})
+		_ = os.Remove(c.Mount) // is not empty if it is still mounted
+		return err
+	}
 	if err := s.assembleToCheck(ctx, lowers); err != nil {
 		return nil, errors.Join(err, down())
 	}

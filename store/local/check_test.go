@@ -169,7 +169,7 @@ var damages = []struct {
 		write(t, w.file(".links/"+strings.Repeat("0", 52)), "bad")
 	}},
 	{name: "object", code: check.ObjectWithoutRow, do: func(t *testing.T, w *checked) { write(t, w.file(otherPath), "stray") }},
-	{name: "tree", code: check.ObjectWithoutRow, do: func(t *testing.T, w *checked) { must(t, os.MkdirAll(w.file(otherPath)+"/a/b", 0o500)) }},
+	{name: "tree", code: check.ObjectWithoutRow, do: func(t *testing.T, w *checked) { must(t, os.MkdirAll(w.file(otherPath)+"/a/b", 0o755)) }},
 	{name: "foreign file", code: check.ForeignFile, do: func(t *testing.T, w *checked) { write(t, w.file("README"), "hello") }},
 	{name: "hostile names", code: check.ForeignFile, do: func(t *testing.T, w *checked) {
 		for _, name := range []string{"\xff\xfe", "a\nb", "\x1b[31mred", "-rf", strings.Repeat("x", 255), otherPath + "\n", " "} {

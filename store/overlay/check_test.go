@@ -114,7 +114,6 @@ func (c *checked) sql(t *testing.T, state, script string) {
 	must(t, err)
 }
 
-func (c *checked) state() string             { return filepath.Join(c.dir, "state") }
 func (c *checked) stateOfLower(i int) string { return filepath.Join(c.lowers[i], "nix/var/nix") }
 
 // addLower adds to a lower behind the mount's back.
@@ -346,5 +345,64 @@ func TestCheckOfLayers(t *testing.T) {
 				}
 			})
 		})
+	}
+}
+
+// A mount that is not what the layers say is a finding, and nothing is written then; the
+// layers are looked at all the same.
+func TestCheckOfWrongMount(t *testing.T) {
+	if !isolated(t) {
+		return
+	}
+	c := newChecked(t)
+	must(t, os.WriteFile(filepath.Join(c.merged(), "foreign"), nil, 0o644))
+	slices.Reverse(c.lowers)
+	o := c.o
+	o.Tolerant = true
+	before := c.snapshot(t)
+	s, err := overlay.Open(t.Context(), o, c.openLowers(t))
+	must(t, err)
+	defer func() { _ = s.Close() }()
+	for _, repair := range []bool{false, true} {
+		r, err := s.Check(t.Context(), check.Options{Contents: true, Repair: repair})
+		must(t, err)
+		if !slices.Equal(codes(r), []check.Code{check.ForeignFile, check.MountWrong}) || left(r) != 2 {
+			t.Errorf("%q", sentences(r))
+		}
+	}
+	if c.snapshot(t) != before {
+		t.Error("a lower was written to")
+	}
+	slices.Reverse(c.lowers)
+	if r := c.run(t, check.Options{Repair: true}); left(r) != 0 {
+		t.Errorf("with the right layers: %q", sentences(r))
+	}
+}
+
+// The operation of the worker protocol finds what the upper has and needs, whatever else is
+// wrong with a lower, and deletes nothing that is only in the way.
+func TestVerifyOfLayers(t *testing.T) {
+	if !isolated(t) {
+		return
+	}
+	c := newChecked(t)
+	must(t, testenv.RemoveAll(c.inLower(0, c.free)), os.WriteFile(filepath.Join(c.merged(), "foreign"), nil, 0o644))
+	verify := func(repair, want bool) {
+		t.Helper()
+		c.with(t, func(s *overlay.Store) {
+			damaged, err := s.Verify(t.Context(), store.VerifyOptions{CheckContents: true, Repair: repair})
+			if err != nil || damaged != want {
+				t.Errorf("damaged: %v, %v", damaged, err)
+			}
+		})
+	}
+	verify(false, false)
+	overwrite(t, filepath.Join(c.inLower(0, c.tree), "bin/x"), "bad")
+	must(t, testenv.RemoveAll(c.inLower(1, c.spare)), overlayfs.Refresh(t.Context(), c.merged()))
+	verify(false, true)
+	verify(true, false)
+	verify(false, false)
+	if _, err := os.Stat(filepath.Join(c.merged(), "foreign")); err != nil {
+		t.Error(err)
 	}
 }

@@ -1,0 +1,108 @@
+package stack
+
+import (
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"testing"
+
+	"github.com/strata-nix/strata/check"
+	"github.com/strata-nix/strata/internal/testenv"
+	"github.com/strata-nix/strata/store"
+)
+
+// foundBy gives the codes and layers of what a check found.
+func foundBy(t *testing.T, c *CheckUp, o check.Options) (out []string) {
+	t.Helper()
+	r, err := c.Check(t.Context(), o)
+	if err != nil || len(r.Errors) > 0 {
+		t.Fatalf("%v, %v", err, r.Errors)
+	}
+	for _, f := range r.Findings {
+		out = append(out, string(f.Code)+" "+f.Layer)
+	}
+	slices.Sort(out)
+	return out
+}
+
+// A stack is checked while it is up and while it is down, and is afterwards as it was.
+func TestCheckOfAStack(t *testing.T) {
+	inEach(t, func(t *testing.T, w *world) {
+		a, b, own := object(t, "a"), object(t, "b"), object(t, "own", object(t, "a").Path())
+		cfg := w.config(t, w.lower(t, "base", a), w.lower(t, "more", b))
+		s := w.up(t, cfg)
+		if err := s.Store.Add(t.Context(), own.Info, own.Reader(), store.AddOptions{NoCheckSigs: true}); err != nil {
+			t.Fatal(err)
+		}
+		up := func(want ...string) {
+			t.Helper()
+			c, err := s.Run().OpenToCheck(t.Context(), parts())
+			if err != nil {
+				t.Fatal(err)
+			}
+			if got := foundBy(t, c, check.Options{Contents: true}); !slices.Equal(got, want) {
+				t.Errorf("up: %q", got)
+			}
+			if err := c.Close(); err != nil {
+				t.Error(err)
+			}
+		}
+		up()
+		place := filepath.Join(w.path("more"), "nix/store", b.Path().Base())
+		if err := os.Remove(place); err != nil {
+			t.Fatal(err)
+		}
+		up("row-without-object more")
+		has(t, s, a)
+		w.takeDown(t, s)
+
+		down := func(o check.Options, want ...string) {
+			t.Helper()
+			c, err := resolved(t, cfg).OpenToCheck(t.Context(), parts())
+			if err != nil {
+				t.Fatal(err)
+			}
+			if got := foundBy(t, c, o); !slices.Equal(got, want) {
+				t.Errorf("down: %q", got)
+			}
+			if err := c.Close(); err != nil {
+				t.Error(err)
+			}
+			w.nothingStays(t)
+		}
+		down(check.Options{Contents: true}, "row-without-object more")
+		if err := os.WriteFile(filepath.Join(w.path("upper/layer"), "foreign"), nil, 0o644); err != nil {
+			t.Fatal(err)
+		}
+		down(check.Options{Repair: true, Layers: []string{"upper"}}, "foreign-file upper")
+		down(check.Options{Layers: []string{"upper"}})
+
+		// Another lower in the place of the one that the upper was made for.
+		if err := testenv.RemoveAll(w.path("base")); err != nil {
+			t.Fatal(err)
+		}
+		down(check.Options{}, "lower-gone base")
+		w.lower(t, "base", object(t, "c"))
+		down(check.Options{Layers: []string{"upper"}}, "lower-replaced base", "row-without-object upper")
+	})
+}
+
+// While a stack is checked aside nobody brings it up.
+func TestCheckAsideHoldsTheUpper(t *testing.T) {
+	inEach(t, func(t *testing.T, w *world) {
+		cfg := w.config(t, w.lower(t, "base", object(t, "a")))
+		w.takeDown(t, w.up(t, cfg))
+		c, err := resolved(t, cfg).OpenToCheck(t.Context(), parts())
+		if err != nil {
+			t.Fatal(err)
+		}
+		if _, err := Assemble(t.Context(), resolved(t, cfg), parts()); err == nil || !strings.Contains(err.Error(), "in use") {
+			t.Errorf("%v", err)
+		}
+		if err := c.Close(); err != nil {
+			t.Fatal(err)
+		}
+		w.nothingStays(t)
+	})
+}
