@@ -16,19 +16,36 @@ import (
 // takes for one, and takes 16 bytes for each; see maxKnown. Its methods may be called
 // by any number of goroutines.
 type knownIDs struct {
-	mu    sync.RWMutex
-	of    dbState
-	seeds [2]maphash.Seed
-	sets  []knownSet // a power of two of them
-	n     int        // entries
+	mu   sync.RWMutex
+	of   dbState
+	key  hashKey
+	sets []knownSet // a power of two of them
+	n    int        // entries
 }
 
 // knownSet is where a path must be, if it is known.
 type knownSet [8]knownID
 
 type knownID struct {
-	hash [12]byte
+	hash pathHash
 	id   uint32 // 0: none
+}
+
+// pathHash is what a path is known by.
+type pathHash [12]byte
+
+// place is a number that is different for different paths, to find a place by.
+func (h *pathHash) place() uint64 { return binary.LittleEndian.Uint64(h[4:]) }
+
+// hashKey is what makes a hash one that nobody can foresee.
+type hashKey [2]maphash.Seed
+
+func newHashKey() hashKey { return hashKey{maphash.MakeSeed(), maphash.MakeSeed()} }
+
+func (k *hashKey) hash(p storepath.Path) (h pathHash) {
+	binary.LittleEndian.PutUint32(h[:4], uint32(maphash.String(k[0], p.Base())))
+	binary.LittleEndian.PutUint64(h[4:], maphash.String(k[1], p.Base()))
+	return h
 }
 
 // Sizes in sets of eight paths.
@@ -37,17 +54,8 @@ const (
 	maxKnown   = 1 << 17 // a million paths, 16 MiB
 )
 
-// hash is what a path is known by.
-func (k *knownIDs) hash(p storepath.Path) (h [12]byte) {
-	binary.LittleEndian.PutUint64(h[:8], maphash.String(k.seeds[0], p.Base()))
-	binary.LittleEndian.PutUint32(h[8:], uint32(maphash.String(k.seeds[1], p.Base())))
-	return h
-}
-
 // set is where a hash belongs.
-func (k *knownIDs) set(h [12]byte) *knownSet {
-	return &k.sets[int(binary.LittleEndian.Uint32(h[8:]))&(len(k.sets)-1)]
-}
+func (k *knownIDs) set(h pathHash) *knownSet { return &k.sets[h.place()&uint64(len(k.sets)-1)] }
 
 // get fills in the numbers of those paths that are known in a state, and gives how
 // many are not. ids has zeros.
@@ -58,7 +66,7 @@ func (k *knownIDs) get(state dbState, paths []storepath.Path, ids []int64) (unkn
 		return len(paths)
 	}
 	for i, p := range paths {
-		h := k.hash(p)
+		h := k.key.hash(p)
 		set := k.set(h)
 		for j := range set {
 			if set[j].hash == h && set[j].id != 0 {
@@ -83,7 +91,7 @@ func (k *knownIDs) put(state dbState, paths []storepath.Path, ids []int64) {
 	}
 	for i, p := range paths {
 		if ids[i] > 0 && ids[i] < 1<<32 {
-			k.insert(knownID{k.hash(p), uint32(ids[i])})
+			k.insert(knownID{k.key.hash(p), uint32(ids[i])})
 		}
 	}
 }
@@ -91,7 +99,7 @@ func (k *knownIDs) put(state dbState, paths []storepath.Path, ids []int64) {
 // reset forgets everything. A small table is as good as any to begin with.
 func (k *knownIDs) reset(state dbState) {
 	k.of, k.n = state, 0
-	k.seeds = [2]maphash.Seed{maphash.MakeSeed(), maphash.MakeSeed()}
+	k.key = newHashKey()
 	if len(k.sets) == leastKnown {
 		clear(k.sets)
 	} else {

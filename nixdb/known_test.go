@@ -50,7 +50,7 @@ func TestKnownIDsAreBounded(t *testing.T) {
 	k.sets = make([]knownSet, maxKnown)
 	for i := range k.sets {
 		for j := range k.sets[i] {
-			k.sets[i][j] = knownID{[12]byte{byte(i), byte(j), 1}, 1}
+			k.sets[i][j] = knownID{pathHash{byte(i), byte(j), 1}, 1}
 		}
 	}
 	k.n = maxKnown * len(knownSet{})
@@ -59,6 +59,36 @@ func TestKnownIDsAreBounded(t *testing.T) {
 	got := make([]int64, 1)
 	if k.get(state, []storepath.Path{p}, got) != 0 || got[0] != 5 || len(k.sets) != maxKnown {
 		t.Errorf("a full one has %d sets, and knows the last as %d", len(k.sets), got[0])
+	}
+}
+
+func TestNumbersForgetOnlyTheOldest(t *testing.T) {
+	n := newNumbers()
+	path := func(i int) storepath.Path { return viewPath(t, i) }
+	for i := 1; i <= 3000; i++ {
+		n.set(path(i), int64(i))
+	}
+	for i := 1; i <= 3000; i++ {
+		if id := n.get(path(i)); id != int64(i) {
+			t.Fatalf("path %d has number %d", i, id)
+		}
+	}
+	if n.get(path(3001)) != 0 || n.forgot {
+		t.Error("it knows what it was never told, or has forgotten something")
+	}
+	n.new.n = numbersHalf // as if it were full
+	n.set(path(4000), 4000)
+	if n.get(path(7)) != 7 || n.forgot || n.new.n != 2 {
+		t.Errorf("an old path is not known, or was not used again: %d of the new", n.new.n)
+	}
+	n.new.n = numbersHalf
+	n.set(path(4001), 4001)
+	if n.get(path(8)) != 0 || n.get(path(7)) != 7 || !n.forgot {
+		t.Error("what was not used for long is still known, or what was used is not")
+	}
+	n.set(path(5000), 1<<33)
+	if n.get(path(5000)) != 0 {
+		t.Error("a number that it has no room for is known as another")
 	}
 }
 

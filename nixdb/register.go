@@ -109,8 +109,8 @@ func (db *DB) nextBatch(next func() (Registration, error, bool), old []Registrat
 	return batch, nil
 }
 
-// beginBulk begins a write transaction with a big cache, and without SQLite's
-// check of foreign keys, which the loader makes up for: it would look up each
+// beginBulk begins a write transaction with a big cache, with the memory of indices
+// that are made bounded by it too, and without SQLite's check of foreign keys, which the loader makes up for: it would look up each
 // reference twice more.
 func (db *DB) beginBulk(ctx context.Context, op string) (c *conn, err error) {
 	if db.o.ReadOnly {
@@ -121,7 +121,7 @@ func (db *DB) beginBulk(ctx context.Context, op string) (c *conn, err error) {
 			return err
 		}
 		// Neither setting can be changed within a transaction.
-		err = c.script("pragma foreign_keys = 0", "pragma cache_size = "+cacheSizeLoad, "begin immediate")
+		err = c.script("pragma foreign_keys = 0", "pragma cache_size = "+cacheSizeLoad, "pragma temp_store = file", "begin immediate")
 		if err != nil {
 			c.endBulk()
 			db.release(c, true, err)
