@@ -18,7 +18,6 @@ import (
 
 	"golang.org/x/sys/unix"
 
-	"github.com/strata-nix/strata/internal/mount"
 	"github.com/strata-nix/strata/nar"
 	"github.com/strata-nix/strata/nixdb"
 	"github.com/strata-nix/strata/nixhash"
@@ -482,14 +481,4 @@ func TestPivotAsked(t *testing.T) {
 		r.moved(t, s)
 		w.takeDown(t, s)
 	})
-}
-
-// mountsBelow counts what is mounted in a directory.
-func mountsBelow(t *testing.T, dir string) int {
-	t.Helper()
-	entries, err := mount.ReadTable(func(e mount.Entry) bool { return strings.HasPrefix(e.Target, dir+"/") })
-	if err != nil {
-		t.Fatal(err)
-	}
-	return len(entries)
 }
