@@ -16,8 +16,8 @@ import (
 const (
 	magic   = "strlease"
 	version = 1
-	// MaxRoots bounds the roots of a lease: 80 MiB of hash parts.
-	MaxRoots = 4 << 20
+	// MaxRoots bounds the roots of a lease: 20 MiB of hash parts.
+	MaxRoots = 1 << 20
 	// maxText bounds each text of the header.
 	maxText = 4 << 10
 	// maxHeader is how many bytes a header has at most.
