@@ -63,6 +63,7 @@ func (g *asked) Len() int                  { return len(g.paths) }
 func (g *asked) Path(i int) storepath.Path { return g.paths[i] }
 func (g *asked) References(i int) []int32  { return g.refs[i] }
 func (g *asked) NarSize(int) uint64        { return 0 }
+func (g *asked) Row(i int) int64           { return int64(i) }
 
 func (g *asked) Find(p storepath.Path) int {
 	if i, ok := g.number[p]; ok {

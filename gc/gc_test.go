@@ -91,6 +91,7 @@ func (f *fake) files(t *testing.T) string {
 func (f *fake) Len() int                  { return len(f.names) }
 func (f *fake) Path(i int) storepath.Path { return path(f.names[i]) }
 func (f *fake) NarSize(i int) uint64      { return uint64(i) }
+func (f *fake) Row(i int) int64           { return int64(-i) }
 func (f *fake) Find(p storepath.Path) int { return slices.Index(f.names, p.Name()) }
 func (f *fake) References(i int) (r []int32) {
 	for _, c := range f.refs[f.names[i]] {

@@ -1,6 +1,7 @@
 package gc
 
 import (
+	"cmp"
 	"slices"
 
 	"github.com/strata-nix/strata/storepath"
@@ -16,6 +17,9 @@ type Graph interface {
 	Find(p storepath.Path) int
 	// NarSize of a path in bytes, 0 if it is not known.
 	NarSize(i int) uint64
+	// Row orders paths as the database has them. Those that lie together there are
+	// best deleted together.
+	Row(i int) int64
 }
 
 // Keeps adds edges to a graph: what else is alive if a path is, such as the
@@ -57,8 +61,7 @@ func mark(g Graph, keeps Keeps, alive bits, i int) {
 }
 
 // referrersFirst orders the nodes for which want holds so that each comes before
-// what it refers to, and otherwise by their numbers, which keeps neighbours in the
-// database together. Nodes in and below a ring, which no Nix makes, come last: only
+// what it refers to, and otherwise by their rows. Nodes in and below a ring, which no Nix makes, come last: only
 // together can they be deleted. ring tells where they begin.
 func referrersFirst(g Graph, want func(i int) bool) (order []int32, ring int) {
 	waiting := make([]int32, g.Len()) // for how many referrers
@@ -80,6 +83,8 @@ func referrersFirst(g Graph, want func(i int) bool) (order []int32, ring int) {
 			order = append(order, int32(i))
 		}
 	}
+	byRow := func(a, b int32) int { return cmp.Compare(g.Row(int(a)), g.Row(int(b))) }
+	slices.SortFunc(order, byRow)
 	for done := 0; done < len(order); {
 		wave := order[done:]
 		done = len(order)
@@ -93,7 +98,7 @@ func referrersFirst(g Graph, want func(i int) bool) (order []int32, ring int) {
 				}
 			}
 		}
-		slices.Sort(order[done:])
+		slices.SortFunc(order[done:], byRow)
 	}
 	ring = len(order)
 	for i := range g.Len() {

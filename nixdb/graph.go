@@ -10,10 +10,11 @@ import (
 )
 
 // Graph is everything valid at one moment with what refers to what, in memory:
-// about 90 bytes for a path, 4 for a reference, and 8 more for a path's size. Paths are
+// about 100 bytes for a path, 4 for a reference, and 8 more for a path's size. Paths are
 // numbered from 0, in their order. It does not change.
 type Graph struct {
 	paths    storepath.Table
+	rows     []int64
 	sizes    []uint64 // nil: not asked for
 	refs     edges
 	derivers []int32 // -1: unknown or not valid; nil: that holds for all
@@ -41,6 +42,10 @@ func (g *Graph) Len() int { return g.paths.Len() }
 
 // Path gives the path with a number.
 func (g *Graph) Path(i int) storepath.Path { return g.paths.At(i) }
+
+// Row is the number of a path's row: those with numbers close to each other came at about
+// the same time, and lie together.
+func (g *Graph) Row(i int) int64 { return g.rows[i] }
 
 // NarSize is the size of a path's NAR in bytes, 0 if unknown.
 func (g *Graph) NarSize(i int) uint64 {
@@ -154,7 +159,7 @@ func (b *graphBuilder) readPaths() error {
 		return err
 	}
 	b.g.paths.Freeze()
-	b.nodes = newNodesByRow(ids)
+	b.g.rows, b.nodes = ids, newNodesByRow(ids)
 	return nil
 }
 

@@ -97,7 +97,8 @@ func (db *DB) Invalidate(ctx context.Context, paths []storepath.Path) error {
 }
 
 // deleteRows deletes paths. Their references go first, so that their order does
-// not matter, and whatever refers to them after that is an outsider.
+// not matter, and whatever refers to them after that is an outsider, for whom the
+// database itself looks.
 func (db *DB) deleteRows(ctx context.Context, c *conn, ids []int64) error {
 	byID := func(id int64) func(*sqlite.Stmt) { return func(s *sqlite.Stmt) { s.BindInt64(1, id) } }
 	for i, id := range ids {
@@ -112,17 +113,22 @@ func (db *DB) deleteRows(ctx context.Context, c *conn, ids []int64) error {
 		if err := interrupted(ctx, i); err != nil {
 			return err
 		}
+		err := c.exec("delete from ValidPaths where id = ?", byID(id))
+		if codeOf(err) != sqlite.ResultConstraint {
+			if err != nil {
+				return err
+			}
+			continue
+		}
 		var by int64
 		if err := c.query("select referrer from Refs where reference = ? limit 1", byID(id),
 			func(s *sqlite.Stmt) error { by = s.ColumnInt64(0); return nil }); err != nil {
 			return err
 		}
-		if by != 0 {
-			return db.inUse(c, id, by)
-		}
-		if err := c.exec("delete from ValidPaths where id = ?", byID(id)); err != nil {
+		if by == 0 {
 			return err
 		}
+		return db.inUse(c, id, by)
 	}
 	return nil
 }
