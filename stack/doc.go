@@ -27,7 +27,9 @@
 //	run.json        which process serves the stack, and what it has mounted
 //	tmpfs/          layer, work, state and log of an upper in memory
 //	lock            held by that process
-//	control         socket: status
+//	control         socket: status, refresh, gc, pivot
+//	told.json       where owners of lowers were told what is used of them
+//	roots/          links of which the daemons of lowers know
 //
 // The upper is whole in itself: it can be moved, copied and kept, and a machine can
 // have many.

@@ -28,8 +28,8 @@ func newLeaseCommand(g *globals) *cobra.Command {
 so that its garbage collections leave that alone. The owner names a place, a directory
 (which may be on NFS) or a bucket (s3://BUCKET/PREFIX), with 'strata lease init'; each
 consumer says in its strata.toml that it publishes there; the owner collects garbage
-with 'strata gc --leases PLACE', or, with stock Nix, by the script
-nix-collect-garbage-leased.`,
+with 'strata gc --leases PLACE', serves the lower as 'local?leases=PLACE' to clients
+that do, or, with stock Nix, runs the script nix-collect-garbage-leased.`,
 		Args: noArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error { return cmd.Help() },
 	}
