@@ -194,7 +194,7 @@ func (o *checkOptions) print(g *globals, name string, r *check.Report, err error
 	if o.json {
 		err = errors.Join(g.out.printJSON(newCheckJSON(name, r, err == nil)), err)
 	} else {
-		err = errors.Join(printCheck(g.out, name, r, o.Repair, g.verbose > 0), err)
+		err = errors.Join(printCheck(g.out, name, r, err == nil, o.Repair, g.verbose > 0), err)
 	}
 	if damage, _ := r.Left(); err == nil && damage > 0 {
 		return &damageError{damage}

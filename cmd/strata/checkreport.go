@@ -87,7 +87,7 @@ func newCheckJSON(name string, r *check.Report, complete bool) *checkJSON {
 const shownFindings = 10
 
 // printCheck prints a report for people: the classes, each with some of its findings.
-func printCheck(out *output, name string, r *check.Report, repair, all bool) error {
+func printCheck(out *output, name string, r *check.Report, complete, repair, all bool) error {
 	lines := []string{name}
 	for _, l := range r.Layers {
 		if !l.Checked {
@@ -112,7 +112,7 @@ func printCheck(out *output, name string, r *check.Report, repair, all bool) err
 	for _, err := range r.Errors {
 		lines = append(lines, "could not look: "+err.Error())
 	}
-	lines = append(lines, conclusion(r, repair))
+	lines = append(lines, conclusion(r, complete, repair))
 	for _, l := range lines {
 		if err := out.println(printable(l)); err != nil {
 			return err
@@ -162,9 +162,13 @@ func findingLine(f *check.Finding) string {
 	return strings.Join(parts, ": ")
 }
 
-func conclusion(r *check.Report, repair bool) string {
+func conclusion(r *check.Report, complete, repair bool) string {
 	damage, disorder := r.Left()
 	switch {
+	case !complete && r.Contents:
+		return "not everything was looked at; --resume goes on from here"
+	case !complete:
+		return "not everything was looked at"
 	case damage+disorder == 0 && len(r.Errors) == 0:
 		return "everything is in order"
 	case damage+disorder == 0:
