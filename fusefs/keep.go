@@ -7,6 +7,7 @@ import (
 	"log/slog"
 	"os"
 	"os/exec"
+	"syscall"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -66,7 +67,8 @@ func Keep(ctx context.Context, c *Conn, o KeepOptions) error {
 		case errors.Is(err, errReplaced):
 			o.Log.Info("the process that serves the mount is replaced")
 		default:
-			if soon++; time.Since(began) > keepWell {
+			soon++
+			if time.Since(began) > keepWell || killed(err) {
 				pause, soon = keepPause, 0
 			}
 			o.Log.Error(fmt.Sprintf("the process that serves the mount has ended: %v; another one takes over", err))
@@ -79,6 +81,16 @@ func Keep(ctx context.Context, c *Conn, o KeepOptions) error {
 		}
 		start = Takeover{After: true, Failing: soon >= keepFailing}
 	}
+}
+
+// killed tells whether a process was ended by somebody, rather than by a mistake of its own.
+func killed(err error) bool {
+	var exit *exec.ExitError
+	if !errors.As(err, &exit) {
+		return false
+	}
+	ws, ok := exit.Sys().(syscall.WaitStatus)
+	return ok && ws.Signaled() && (ws.Signal() == unix.SIGKILL || ws.Signal() == unix.SIGTERM || ws.Signal() == unix.SIGINT)
 }
 
 var errReplaced = errors.New("replaced")

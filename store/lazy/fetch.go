@@ -169,6 +169,9 @@ func (s *Store) obtain(ctx context.Context, info *store.PathInfo) (*stage, error
 	var errs []error
 	for _, from := range s.origins(ctx) {
 		st, err := s.obtainFrom(ctx, from, info)
+		if isFull(err) && s.makeRoom(ctx, info) {
+			st, err = s.obtainFrom(ctx, from, info)
+		}
 		if err == nil {
 			s.count.fetched.Add(1)
 			return st, nil
@@ -177,11 +180,23 @@ func (s *Store) obtain(ctx context.Context, info *store.PathInfo) (*stage, error
 			return nil, context.Cause(ctx)
 		}
 		errs = append(errs, err)
-		if errors.Is(err, unix.ENOSPC) || errors.Is(err, unix.EDQUOT) {
+		if isFull(err) {
 			break // that is not the origin's fault
 		}
 	}
 	return nil, s.unavailable(info.Path, errs)
+}
+
+func isFull(err error) bool { return errors.Is(err, unix.ENOSPC) || errors.Is(err, unix.EDQUOT) }
+
+// makeRoom evicts others on a full disk, and tells whether something went.
+func (s *Store) makeRoom(ctx context.Context, info *store.PathInfo) bool {
+	out, err := s.o.Cache.Evict(ctx, EvictOptions{Room: int64(min(info.NarSize+info.NarSize/4, 1<<62))})
+	if err != nil {
+		s.o.Log.Warn(fmt.Sprintf("making room on a full disk: %v", err))
+		return false
+	}
+	return len(out.Paths) > 0
 }
 
 // obtainFrom gets an object from one origin, into a stage, verified.
