@@ -17,6 +17,7 @@ import (
 	"github.com/strata-nix/strata/internal/testenv"
 	"github.com/strata-nix/strata/merge"
 	"github.com/strata-nix/strata/nar"
+	"github.com/strata-nix/strata/nixdb"
 	"github.com/strata-nix/strata/nixhash"
 	"github.com/strata-nix/strata/store"
 	"github.com/strata-nix/strata/store/local"
@@ -176,7 +177,7 @@ func same(t *testing.T, p *merge.Plan, root string, layers []merge.Layer) {
 	if n != p.Objects+p.Leaning {
 		t.Errorf("%d rows, want %d and %d", n, p.Objects, p.Leaning)
 	}
-	if damage, err := s.DB().Check(t.Context()); err != nil || len(damage) > 0 {
+	if damage, err := s.DB().Check(t.Context(), nixdb.Thorough); err != nil || len(damage) > 0 {
 		t.Errorf("%v, %v", damage, err)
 	}
 	left, err := os.ReadDir(filepath.Join(root, "nix/var/nix/db"))
