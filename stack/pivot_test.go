@@ -482,3 +482,38 @@ func TestPivotAsked(t *testing.T) {
 		w.takeDown(t, s)
 	})
 }
+
+// A lower that the stack's own mounts hide stays where it was kept; one that they hide and that was
+// not there before cannot be seen.
+func TestPivotBesideHiddenLower(t *testing.T) {
+	inEach(t, func(t *testing.T, w *world) {
+		a, b := object(t, "a"), object(t, "b")
+		root, plain := w.lower(t, "root", a), w.lower(t, "plain", b)
+		s := w.up(t, w.config(t, root))
+		addTo(t, s.Store, object(t, "mine", a.Path()))
+		if res, err := s.Pivot(t.Context(), PivotOptions{}); err != nil || res.Plan != nil {
+			t.Fatalf("nothing changed: %+v, %v", res, err)
+		}
+		res, err := s.Pivot(t.Context(), PivotOptions{Lowers: []Lower{lowerOf(t, plain), lowerOf(t, root)}})
+		if err != nil || res.Plan.Copied.Objects != 0 {
+			t.Fatalf("%+v, %v", res, err)
+		}
+		has(t, s, a)
+		has(t, s, b)
+		if got := w.mounts(t); !slices.Contains(got, "upper/lowers/root/store") {
+			t.Errorf("mounted: %q", got)
+		}
+		if res, err = s.Pivot(t.Context(), PivotOptions{Lowers: []Lower{lowerOf(t, plain)}}); err != nil || res.Plan.Copied.Objects != 1 {
+			t.Fatalf("%+v, %v", res, err)
+		}
+		sound(t, s)
+		if got := w.mounts(t); slices.Contains(got, "upper/lowers/root/store") {
+			t.Errorf("mounted: %q", got)
+		}
+		var le *LowerError
+		if _, err := s.Pivot(t.Context(), PivotOptions{Lowers: []Lower{lowerOf(t, root)}}); !errors.As(err, &le) || le.Lower != "root" {
+			t.Errorf("%v", err)
+		}
+		w.takeDown(t, s)
+	})
+}

@@ -36,15 +36,19 @@ func (s *Stack) openOthers(ctx context.Context, lowers []Lower) (o *otherLowers,
 		if err != nil {
 			return o, err
 		}
-		if f.kind == KindImage {
-			if err := s.reuseImage(f, l.Mount != ""); err != nil {
-				return o, err
-			}
+		switch {
+		case f.kind == KindImage:
+			err = s.reuseImage(f, l.Mount != "")
+		case f.kind == KindDirectory && (s.Config.covers(f.real) || s.Config.covers(f.state)):
+			err = s.reuseHidden(f, o)
+		}
+		if err != nil {
+			return o, err
 		}
 		o.found = append(o.found, f)
 	}
 	steps, kept := s.lowerSteps(o.found)
-	o.kept = kept
+	o.kept = append(o.kept, kept...)
 	for _, st := range steps {
 		if s.mountedAlready(st) {
 			continue
@@ -138,6 +142,22 @@ func (s *Stack) reuseImage(f *found, chosen bool) error {
 	return nil
 }
 
+// reuseHidden gives a directory that the stack's mounts hide the places at which it was kept when
+// they were made. What is to be seen at its own places by now is the stack.
+func (s *Stack) reuseHidden(f *found, o *otherLowers) error {
+	for _, g := range s.found {
+		if g.hidden && g.String() == f.String() && g.Real == f.Real && g.State == f.State {
+			f.hidden, f.place, f.real, f.state, f.roots = true, g.place, g.real, g.state, g.roots
+			o.kept = append(o.kept, g.real, g.state)
+			return nil
+		}
+	}
+	if s.Store == nil {
+		return nil // nothing is mounted yet
+	}
+	return f.fail(false, nil, "it is hidden by the mounts of the stack; take the stack down first")
+}
+
 // mountedAlready tells whether a step is done.
 func (s *Stack) mountedAlready(st step) bool {
 	for _, m := range s.run.Mounts {
@@ -159,7 +179,7 @@ func present(found []*found, stores []store.Store) (out []PresentLower) {
 // lowerOf is the lower that was recorded, to be opened again.
 func (l *MadeLower) lowerOf(upperDir string) (Lower, error) {
 	out := Lower{Name: l.Name, place: filepath.Join(upperDir, "lowers", l.Name)}
-	if l.Kind == KindStore {
+	if l.Kind == KindStore || l.Kind == KindLazy {
 		ref, err := store.ParseReference(l.Given)
 		out.Store = ref
 		return out, err

@@ -115,7 +115,7 @@ func (m *move) settle(ctx context.Context, old Mounted) error {
 func (s *Stack) mountsOf(lowers []*found) (out []Mounted) {
 	for _, f := range lowers {
 		for _, m := range s.run.Mounts {
-			if f.kind == KindImage && m.Given == f.Mount || f.hidden && strings.HasPrefix(m.Given, f.place+"/") {
+			if f.kind == KindImage && m.Given == f.Mount || f.kind == KindLazy && m.Given == f.real || f.hidden && strings.HasPrefix(m.Given, f.place+"/") {
 				out = append(out, m)
 			}
 		}
@@ -160,6 +160,19 @@ func (s *Stack) finishLater(ctx context.Context, job *pivot.Job) (used []string)
 		}
 	})
 	return used
+}
+
+// tidy removes what gave way, once nothing of the stack is mounted any more.
+func (s *Stack) tidy() error {
+	parts, err := s.pivotParts(nil, PivotOptions{})
+	if err != nil {
+		return nil //nolint:nilerr // an upper in memory is gone
+	}
+	job, err := pivot.Open(parts)
+	if err != nil || job.Phase() != pivot.Applied {
+		return nil //nolint:nilerr // the next start says so
+	}
+	return job.Finish(context.Background())
 }
 
 // endPivot ends the waiting for the mount before the last one: what gave way then is removed now,

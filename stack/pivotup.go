@@ -81,8 +81,10 @@ func (s *Stack) resumePivot(ctx context.Context, db *nixdb.DB, o PivotOptions) e
 
 // complete carries out what is committed, with nothing mounted that writes to the upper.
 func (s *Stack) complete(ctx context.Context, job *pivot.Job, lowers []MadeLower) error {
-	if err := s.dropOld(ctx); err != nil {
-		return err
+	if job.Phase() != pivot.Applied { // or what is mounted may be what is wanted
+		if err := s.dropOld(ctx); err != nil {
+			return err
+		}
 	}
 	if err := job.Commit(ctx); err != nil {
 		return err

@@ -103,11 +103,11 @@ func answer(ctx context.Context, s *Stack, conn net.Conn) {
 		return
 	}
 	t := &teller{enc: json.NewEncoder(conn)}
-	if err := s.mayAsk(conn); err != nil {
+	word, arg, _ := strings.Cut(strings.TrimSuffix(string(line), "\n"), " ")
+	if err := s.mayAsk(conn, word); err != nil {
 		t.send(message{Error: err.Error()})
 		return
 	}
-	word, arg, _ := strings.Cut(strings.TrimSuffix(string(line), "\n"), " ")
 	if word != askPivot { // which waits for the others
 		s.quiet.RLock()
 		defer s.quiet.RUnlock()
@@ -140,8 +140,9 @@ func answer(ctx context.Context, s *Stack, conn net.Conn) {
 }
 
 // mayAsk refuses those who are neither root, nor whoever serves the stack, nor its
-// owner, whatever the file system let them do.
-func (s *Stack) mayAsk(conn net.Conn) error {
+// owner, whatever the file system let them do. What lies in the stack is nothing for an owner to
+// decide: everybody who uses it runs programs of its lowers.
+func (s *Stack) mayAsk(conn net.Conn, word string) error {
 	raw, err := conn.(*net.UnixConn).SyscallConn() //nolint:forcetypeassert // what a unix listener accepts
 	if err != nil {
 		return err
@@ -158,7 +159,7 @@ func (s *Stack) mayAsk(conn net.Conn) error {
 	if err != nil {
 		return err
 	}
-	if uid := int(cred.Uid); uid == 0 || uid == os.Geteuid() || uid == owner {
+	if uid := int(cred.Uid); uid == 0 || uid == os.Geteuid() || uid == owner && word != askPivot {
 		return nil
 	}
 	return fmt.Errorf("user %d may not look after stack '%s'", cred.Uid, s.Config.Name)

@@ -182,6 +182,9 @@ func (s *Stack) TakeDown(ctx context.Context, o TakeDownOptions) error {
 	left, detached, err := releaseAll(ctx, all, o.Lazy)
 	s.run.Mounts, s.old = left, nil
 	s.run.Detached = append(s.run.Detached, detached...)
+	if len(left)+len(detached) == 0 {
+		errs = append(errs, s.tidy())
+	}
 	errs = append(errs, err, s.run.leave(), s.lock.Close())
 	return errors.Join(errs...)
 }
