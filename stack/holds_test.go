@@ -508,3 +508,32 @@ func TestWhatWasToldIsTakenBack(t *testing.T) {
 		w.takeDown(t, s)
 	})
 }
+
+// An object that is dropped because a lower has it is leaned on from then on.
+func TestDroppedDuplicatesAreToldBefore(t *testing.T) {
+	inEach(t, func(t *testing.T, w *world) {
+		both := object(t, "both")
+		base := w.lower(t, "base", object(t, "other"))
+		place := w.optIn(t, base)
+		c := w.config(t, base)
+		c.Consumer = "me"
+		s := w.up(t, c)
+		addTo(t, s.Store, both)
+		w.root(t, "gcroots/both", both)
+		w.lower(t, "base", both)
+		if err := s.Store.Optimise(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+		if left := layerObjects(t, s); len(left) > 0 {
+			t.Errorf("left in the upper: %q", left)
+		}
+		if got := rootsIn(t, filepath.Join(place, "me")); !slices.Equal(got, []string{both.Path().Base()}) {
+			t.Errorf("registered: %q", got)
+		}
+		if got := collected(t, local.Options{Root: base}, both); len(got) != 1 {
+			t.Error("the lower lost it")
+		}
+		has(t, s, both)
+		w.takeDown(t, s)
+	})
+}

@@ -194,7 +194,15 @@ func (s *Store) leanOnRoots(ctx context.Context, paths ...storepath.Path) error 
 	if err != nil {
 		return err
 	}
-	infos, err := s.lowers.PathInfos(ctx, storepath.NewSet(here...).Missing(paths))
+	return s.leanBelow(ctx, storepath.NewSet(here...).Missing(paths))
+}
+
+// leanBelow is lean for those of paths that a lower has.
+func (s *Store) leanBelow(ctx context.Context, paths []storepath.Path) error {
+	if s.opts.Lean == nil {
+		return nil
+	}
+	infos, err := s.lowers.PathInfos(ctx, paths)
 	if err != nil {
 		return err
 	}

@@ -106,6 +106,10 @@ func (s *Store) drop(ctx context.Context, paths []storepath.Path, links *optimis
 	if len(paths) == 0 {
 		return nil
 	}
+	// Their rows lean on the lower from now on.
+	if err := s.leanBelow(ctx, paths); err != nil {
+		return err
+	}
 	names := make([]string, len(paths))
 	var theirs []string
 	for i, p := range paths {
