@@ -56,12 +56,11 @@ func (p *Plan) writeImage(ctx context.Context, file, db string) (size int64, err
 		return 0, err
 	}
 	name := sha256.New()
-	err = within(iw, "nix", func() error {
-		return errors.Join(
-			within(iw, "store", func() error { return p.putObjects(ctx, iw, name) }),
-			within(iw, "var/nix/db", func() error { return putFiles(iw, db) }))
-	})
-	if err != nil {
+	fill := map[string]func() error{
+		storeInRoot: func() error { return p.putObjects(ctx, iw, name) },
+		dbInRoot:    func() error { return putFiles(iw, db) },
+	}
+	if err := putPlaces(iw, fill); err != nil {
 		return 0, err
 	}
 	if err := iw.Close(uuid(name)); err != nil {
@@ -81,23 +80,32 @@ func uuid(h hash.Hash) (id [16]byte) {
 	return id
 }
 
-// within makes directories and fills the last one.
-func within(w *erofs.Writer, path string, fill func() error) error {
-	names := strings.Split(path, "/")
-	for _, n := range names {
-		if err := w.Mkdir(n, 0o755); err != nil {
+// putPlaces makes the directories of a store, and fills some of them.
+func putPlaces(w *erofs.Writer, fill map[string]func() error) error {
+	depth := 0
+	leaveTo := func(n int) error {
+		for ; depth > n; depth-- {
+			if err := w.Leave(); err != nil {
+				return err
+			}
+		}
+		return nil
+	}
+	for _, dir := range places {
+		if err := leaveTo(strings.Count(dir, "/")); err != nil {
 			return err
 		}
-	}
-	if err := fill(); err != nil {
-		return err
-	}
-	for range names {
-		if err := w.Leave(); err != nil {
+		if err := w.Mkdir(filepath.Base(dir), 0o755); err != nil {
 			return err
 		}
+		depth++
+		if f := fill[dir]; f != nil {
+			if err := f(); err != nil {
+				return err
+			}
+		}
 	}
-	return nil
+	return leaveTo(0)
 }
 
 // putFiles puts the files of a directory.

@@ -39,6 +39,13 @@ const (
 	dbInRoot    = "nix/var/nix/db"
 )
 
+// places are all directories of a store below a root. Those that stay empty are there for stock
+// Nix, which wants to make them before it reads, also on a file system that is read-only.
+var places = []string{
+	"nix", "nix/store", "nix/store/.links", "nix/var", "nix/var/nix", "nix/var/nix/db",
+	"nix/var/nix/gcroots", "nix/var/nix/gcroots/per-user", "nix/var/nix/profiles", "nix/var/nix/profiles/per-user", "nix/var/nix/temproots",
+}
+
 // WriteDirectory makes a directory that is a store (local?root=TARGET). Nothing is at the target
 // before it is whole and on disk, and nothing stays after an error.
 func (p *Plan) WriteDirectory(ctx context.Context, target string, o WriteOptions) (res Result, err error) {
@@ -48,8 +55,8 @@ func (p *Plan) WriteDirectory(ctx context.Context, target string, o WriteOptions
 	}
 	defer func() { err = errors.Join(err, w.close(ctx)) }()
 	const root = "root"
-	for _, dir := range []string{root, root + "/nix", root + "/nix/store", root + "/nix/var", root + "/nix/var/nix", root + "/" + dbInRoot} {
-		if err := makeDir(w.path(dir)); err != nil {
+	for _, dir := range append([]string{""}, places...) {
+		if err := makeDir(filepath.Join(w.path(root), dir)); err != nil {
 			return res, err
 		}
 	}
