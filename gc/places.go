@@ -142,7 +142,7 @@ func objectIn(text []byte) (storepath.Path, bool) {
 		return storepath.Path{}, false
 	}
 	end := dash + 1
-	for end < len(text) && end <= dash+storepath.MaxNameLen && isNameByte(text[end]) {
+	for end < len(text) && end <= dash+1+storepath.MaxNameLen && isNameByte(text[end]) {
 		end++
 	}
 	p, err := storepath.ParseBase(string(text[1:end]))
