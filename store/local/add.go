@@ -86,7 +86,7 @@ type addBatch struct {
 
 type addItem struct {
 	info *store.PathInfo
-	path string // under tmp
+	path string      // under tmp
 	lock *flock.Lock // nil: the caller has it
 }
 
