@@ -51,7 +51,11 @@ func TestCheckOfALiveStore(t *testing.T) {
 			}
 		})
 	}
-	for i := range 30 {
+	rounds := 30
+	if testing.Short() {
+		rounds = 6
+	}
+	for i := range rounds {
 		r, err := s.Check(t.Context(), check.Options{Contents: i%2 == 1})
 		if err != nil || len(r.Errors) > 0 || len(r.Findings) > 0 {
 			t.Errorf("round %d, after %d objects: %v, %v, %q", i, added.Load(), err, r.Errors, sentences(r))
