@@ -105,9 +105,11 @@ func (l *OpenLower) open(ctx context.Context, lower Lower, o OpenLowersOptions) 
 			return err
 		}
 	}
-	if l.Store, err = o.Open(ctx, f.reference(o.StoreDir)); err != nil {
+	opened, err := o.Open(ctx, f.reference(o.StoreDir))
+	if err != nil {
 		return f.fail(false, err, "it cannot be opened")
 	}
+	l.Store = opened
 	if dir := l.Store.Dir(); dir != o.StoreDir {
 		return f.fail(false, nil, "its store directory is '%s' and not '%s'", dir, o.StoreDir)
 	}

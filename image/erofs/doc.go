@@ -20,7 +20,7 @@
 // # Layout
 //
 // Block 0 has the superblock (at 1024) and the inode of the root (at 1152). After it come, as
-// they are written, contents of files, block by block, and metadata in segments of 256 KiB.
+// they are written, contents of files, block by block, and metadata in segments of 16 to 256 KiB.
 // An inode is named by its place, counted from the start of the image in units of
 // 32 bytes. What is known only after something was written is put in later: the number of
 // names of a file, and in a directory the place of the one above.

@@ -14,7 +14,9 @@ type Output interface {
 }
 
 const (
-	segmentSize = 256 << 10
+	// Segments grow, so that a small image has no large one.
+	firstSegment = 16 << 10
+	maxSegment   = 256 << 10
 	// openBlocks is how many blocks of a segment are looked at for a place. More pack
 	// better, and take longer.
 	openBlocks = 32
@@ -39,7 +41,7 @@ type buffer struct {
 // segment is the one that metadata goes to. Earlier ones are written.
 type segment struct {
 	at    int64
-	bytes []byte // segmentSize
+	bytes []byte
 	used  int    // bytes in blocks that are open or full
 	open  []place
 }
@@ -151,7 +153,7 @@ func (s *space) take(n int) (int64, []byte, error) {
 // openBlock opens the next block of the segment, or of a new one.
 func (s *space) openBlock() (int, error) {
 	m := &s.meta
-	if m.bytes == nil || m.used == segmentSize {
+	if m.bytes == nil || m.used == len(m.bytes) {
 		if err := s.nextSegment(); err != nil {
 			return 0, err
 		}
@@ -172,10 +174,13 @@ func (s *space) openBlock() (int, error) {
 
 func (s *space) nextSegment() error {
 	m := &s.meta
-	if m.bytes == nil {
-		m.bytes = make([]byte, segmentSize)
-	} else if _, err := s.out.WriteAt(m.bytes, m.at); err != nil {
-		return err
+	if len(m.bytes) > 0 {
+		if _, err := s.out.WriteAt(m.bytes, m.at); err != nil {
+			return err
+		}
+	}
+	if size := min(max(2*len(m.bytes), firstSegment), maxSegment); size > len(m.bytes) {
+		m.bytes = make([]byte, size)
 	}
 	clear(m.bytes)
 	// The buffer ends where the segment begins, and begins anew after it.
@@ -183,14 +188,14 @@ func (s *space) nextSegment() error {
 		return err
 	}
 	m.at, m.used, m.open = s.end, 0, m.open[:0]
-	s.end += segmentSize
+	s.end += int64(len(m.bytes))
 	return nil
 }
 
 // patch changes bytes that were appended or taken before, wherever they are now.
 func (s *space) patch(at int64, p []byte) error {
 	n := int64(len(p))
-	if m := &s.meta; m.bytes != nil && at >= m.at && at+n <= m.at+segmentSize {
+	if m := &s.meta; at >= m.at && at+n <= m.at+int64(len(m.bytes)) {
 		copy(m.bytes[at-m.at:], p)
 		return nil
 	}
@@ -214,10 +219,10 @@ func (s *space) finish() (int64, error) {
 		return 0, err
 	}
 	if m := &s.meta; m.bytes != nil {
-		if s.end == m.at+segmentSize { // the last thing there is
+		if s.end == m.at+int64(len(m.bytes)) { // the last thing there is
 			s.end = m.at + int64(m.used)
 		}
-		n := min(segmentSize, s.end-m.at)
+		n := min(int64(len(m.bytes)), s.end-m.at)
 		if _, err := s.out.WriteAt(m.bytes[:n], m.at); err != nil {
 			return 0, err
 		}
