@@ -205,8 +205,9 @@ func (c *Config) stateSteps() []step {
 	return append(steps, logs)
 }
 
-// covered are the directories that the stack's mounts hide.
-func (c *Config) covered() []string {
+// Places are the directories that clients know on which the stack mounts. What is in
+// them is hidden.
+func (c *Config) Places() []string {
 	dirs := []string{c.Mount}
 	if c.ShowState == Yes {
 		dirs = append(dirs, filepath.Join(c.Root, clientState), filepath.Join(c.Root, clientLog))
@@ -220,7 +221,7 @@ func (c *Config) covers(path string) bool {
 	if err != nil {
 		real = path
 	}
-	for _, dir := range c.covered() {
+	for _, dir := range c.Places() {
 		if real == dir || strings.HasPrefix(real, dir+"/") || path == dir || strings.HasPrefix(path, dir+"/") {
 			return true
 		}

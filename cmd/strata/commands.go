@@ -23,6 +23,7 @@ var commands = []struct {
 }{
 	{groupServe, newUpCommand},
 	{groupServe, newDownCommand},
+	{groupServe, newRunCommand},
 	{groupServe, newStatusCommand},
 	{groupServe, newRefreshCommand},
 	{groupServe, newPivotCommand},

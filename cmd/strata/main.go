@@ -21,12 +21,15 @@ import (
 	"github.com/strata-nix/strata/daemon"
 )
 
+// userUmask is the one that we were started with.
+var userUmask int
+
 // errTerminated is the cause of a context that SIGTERM ended.
 var errTerminated = errors.New("terminated")
 
 func main() {
 	// Nobody's umask shall keep others from reading what is in a store.
-	syscall.Umask(0o022)
+	userUmask = syscall.Umask(0o022)
 	// Writes to a closed pipe become errors, in this process alone: ignoring the
 	// signal would be inherited by hooks.
 	signal.Notify(make(chan os.Signal, 1), syscall.SIGPIPE)
@@ -93,7 +96,11 @@ func (g *globals) report(code exitCode, err error) {
 func untilSignal(ctx context.Context) (context.Context, func()) {
 	ctx, cancel := context.WithCancelCause(ctx)
 	signals := make(chan os.Signal, 1)
-	signal.Notify(signals, syscall.SIGINT, syscall.SIGTERM, syscall.SIGHUP)
+	for _, s := range []os.Signal{syscall.SIGINT, syscall.SIGTERM, syscall.SIGHUP} {
+		if !signal.Ignored(s) { // as nohup has them
+			signal.Notify(signals, s)
+		}
+	}
 	go func() {
 		select {
 		case s := <-signals:

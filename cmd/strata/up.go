@@ -64,6 +64,7 @@ since programs may run from it, and removed otherwise.`,
 	}
 	f := cmd.Flags()
 	o.addFlags(f)
+	f.BoolVarP(&o.detach, "detach", "d", false, "return when the stack is ready, and serve it in the background")
 	cmd.RunE = runner(func(ctx context.Context, _ []string) error {
 		cfg, err := o.config(f)
 		if err != nil {
@@ -99,11 +100,34 @@ func (o *upOptions) addFlags(f *pflag.FlagSet) {
 	f.StringVar(&c.Consumer, "consumer", "", "the `NAME` by which owners of lowers know the stack")
 	f.StringVar((*string)(&c.Watch.How), "watch", "", "`HOW` it is noticed that lowers grow: auto, inotify, poll or never")
 	f.DurationVar(&c.Watch.Every, "watch-interval", 0, "how often lowers are looked at")
-	f.BoolVarP(&o.detach, "detach", "d", false, "return when the stack is ready, and serve it in the background")
 }
 
 // config is what the file and the flags say.
-func (o *upOptions) config(f *pflag.FlagSet) (c stack.Config, err error) {
+func (o *upOptions) config(f *pflag.FlagSet) (stack.Config, error) {
+	c, err := o.given(f)
+	if err != nil {
+		return c, err
+	}
+	if c.UpperDir() == "" && len(c.Lowers) == 0 {
+		return c, &usageError{errors.New("strata up needs --lower and --upper, or a file with -c")}
+	}
+	return resolve(c)
+}
+
+// resolve fills in the defaults; relative paths begin in the working directory.
+func resolve(c stack.Config) (stack.Config, error) {
+	cwd, err := os.Getwd()
+	if err != nil {
+		return c, err
+	}
+	if c, err = c.Resolve(cwd); err != nil {
+		return c, &usageError{err}
+	}
+	return c, nil
+}
+
+// given is what the file and the flags say, without defaults.
+func (o *upOptions) given(f *pflag.FlagSet) (c stack.Config, err error) {
 	if o.file != "" {
 		if c, err = stack.ReadFile(o.file); err != nil {
 			return c, &usageError{err}
@@ -154,16 +178,6 @@ func (o *upOptions) config(f *pflag.FlagSet) (c stack.Config, err error) {
 		if c.StoreDir, err = storepath.ParseDir(o.storeDir); err != nil {
 			return c, &usageError{err}
 		}
-	}
-	if c.UpperDir() == "" && len(c.Lowers) == 0 {
-		return c, &usageError{errors.New("strata up needs --lower and --upper, or a file with -c")}
-	}
-	cwd, err := os.Getwd()
-	if err != nil {
-		return c, err
-	}
-	if c, err = c.Resolve(cwd); err != nil {
-		return c, &usageError{err}
 	}
 	return c, nil
 }
@@ -236,7 +250,12 @@ func runUp(ctx context.Context, g *globals, cfg stack.Config, detach bool) error
 		return err
 	}
 	log := g.log()
-	err = serveStack(ctx, g, c, st, started == background)
+	err = serveStack(ctx, g, c, st, func(r *stack.Run) error {
+		if err := tellReady(g, r, started == background); err != nil {
+			log.Warn(fmt.Sprintf("cannot say that the stack is ready: %v", err))
+		}
+		return nil
+	})
 	down := st.TakeDown(context.WithoutCancel(ctx), stack.TakeDownOptions{
 		Lazy: cfg.Lazy, KeepStore: errors.Is(err, daemon.ErrStuck),
 	})
@@ -279,8 +298,8 @@ func stackParts(ctx context.Context, g *globals, cfg stack.Config) (*config, sta
 	return c, stack.Parts{Open: c.open, Lazy: g.serveLazy, Leases: c.leases, Upper: upper, Version: release, Log: g.log()}, nil
 }
 
-// serveStack serves a stack until ctx ends.
-func serveStack(ctx context.Context, g *globals, c *config, st *stack.Stack, inBackground bool) error {
+// serveStack serves a stack until ctx ends. When clients can come it calls ready.
+func serveStack(ctx context.Context, g *globals, c *config, st *stack.Stack, ready func(*stack.Run) error) error {
 	log := g.log()
 	if conn, err := net.DialTimeout("unix", st.Config.Socket, time.Second); err == nil {
 		_ = conn.Close()
@@ -303,14 +322,15 @@ func serveStack(ctx context.Context, g *globals, c *config, st *stack.Stack, inB
 	})
 	failed := st.Serving(d.Pause)
 	// A daemon must not keep anything from being unmounted.
-	if err := errors.Join(os.Chdir("/"), st.Announce(ctx, sockets)); err != nil {
+	err = errors.Join(os.Chdir("/"), st.Announce(ctx, sockets))
+	if err == nil {
+		err = ready(st.Run())
+	}
+	if err != nil {
 		for _, l := range listeners {
 			err = errors.Join(err, l.Close())
 		}
 		return err
-	}
-	if err := tellReady(g, st.Run(), inBackground); err != nil {
-		log.Warn(fmt.Sprintf("cannot say that the stack is ready: %v", err))
 	}
 	serving, stop := context.WithCancelCause(ctx)
 	defer stop(nil)
