@@ -74,17 +74,21 @@ func (p *pageSource) begin() bool {
 	if p.wal != (p.pager.FpWal != 0) || int(p.pager.FpageSize) != p.size {
 		return false
 	}
-	p.count = 0
 	if p.wal {
 		h, ok := p.index().header()
-		if !ok || h != p.seen && !(h.sound() && p.moveTo(h)) {
+		switch {
+		case !ok:
 			return false
+		case p.count != 0 && h == p.seen:
+		case !h.sound() || !p.moveTo(h):
+			return false
+		default:
+			p.count = h.fields().FnPage
 		}
-		p.count = h.fields().FnPage
 	}
 	if p.count == 0 { // the log has never had anything in it
 		var st unix.Stat_t
-		if err := unix.Fstat(p.fd, &st); err != nil {
+		if err := unix.Fstat(p.fd, &st); err != nil || st.Size < int64(p.size) {
 			return false
 		}
 		p.count = uint32(min(st.Size/int64(p.size), 1<<32-2))
