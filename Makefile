@@ -26,7 +26,7 @@ LDFLAGS  := $(if $(REVISION),-X main.revision=$(REVISION))
 
 # What is started twice for each build of a derivation is a small program of its own,
 # and a part of strata. Without it, as by plain go build, strata is all in one.
-STAGE = builder/sandbox/stage/stage
+STAGE = builder/sandbox/bin/stage
 
 build: stage
 	CGO_ENABLED=0 $(GO) build -trimpath -tags embed_stage -ldflags '$(LDFLAGS)' -o bin/strata ./cmd/strata
@@ -88,4 +88,4 @@ test-trees:
 	$(GO) run ./tools/testtrees
 
 clean:
-	rm -rf bin
+	rm -rf bin builder/sandbox/bin

@@ -200,7 +200,7 @@ func sourceFiles(t *testing.T, f func(name string, content []byte)) {
 		switch {
 		case err != nil:
 			return err
-		case d.IsDir() && (name == ".git" || name == "bin"):
+		case d.IsDir() && (name == ".git" || d.Name() == "bin"):
 			return fs.SkipDir
 		case !d.Type().IsRegular():
 			return nil

@@ -7,5 +7,5 @@ import _ "embed"
 // embeddedStage is the program of the directory stage, for the same machine. `make
 // build` puts it there.
 //
-//go:embed stage/stage
+//go:embed bin/stage
 var embeddedStage []byte
