@@ -155,10 +155,7 @@ func (s *setup) wants(p storepath.Path, file, content string) {
 }
 
 // lockedWriter is for a log that several write to.
-type lockedWriter struct {
-	turn chan struct{}
-	w    *strings.Builder
-}
+type lockedWriter struct{ w *strings.Builder }
 
 func (l *lockedWriter) Write(p []byte) (int, error) {
 	logTurn <- struct{}{}
