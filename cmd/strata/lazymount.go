@@ -34,8 +34,7 @@ from a cache with the parameter trusted=true.
 
 This process keeps the mount, and another one serves it. That one may be killed
 or, by SIGHUP, replaced by one of a newer program: programs that use the mount wait
-for a moment and go on. Run by a systemd service that has a FileDescriptorStoreMax=, this
-one may be restarted as well.
+for a moment and go on.
 
 With --socket, store clients learn there what is valid: Nix 2.34 can have it for a
 lower store, 'local-overlay://?lower-store=unix://PATH?real=DIR&…'.`,

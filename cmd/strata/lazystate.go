@@ -56,8 +56,12 @@ func lazyMounts() ([]*lazyMount, error) {
 		if err != nil || json.Unmarshal(text, m) != nil || m.PID <= 0 {
 			continue // it is just being made, or taken away
 		}
-		if err := unix.Kill(m.PID, 0); err == nil || errors.Is(err, unix.EPERM) {
+		if err := unix.Kill(m.PID, 0); err == nil || errors.Is(err, unix.EPERM) || m.ask() != nil {
 			all = append(all, m)
+		} else if d.IsDir() {
+			_ = os.RemoveAll(m.state) // of a mount that nobody serves any more
+		} else {
+			_ = os.Remove(m.state) // a link to one with a stack, which takes it away itself
 		}
 	}
 	return all, nil
