@@ -40,29 +40,39 @@ func ReadLinks(storeDir, layer string) (*Links, error) {
 }
 
 // Of gives the links of files that have no other names than those in an object, at its path
-// where objects are looked at. It is asked before the object goes.
-func (l *Links) Of(object string) (mine []string) {
-	if len(l.names) == 0 {
-		return nil
-	}
-	left := map[uint64]uint64{} // names outside of the object
+// where objects are looked at, and how many bytes the disk gets back when the object goes
+// and they do. It is asked before.
+func (l *Links) Of(object string) (mine []string, bytes uint64) {
+	type file struct{ left, bytes uint64 } // names outside of the object
+	files := map[uint64]file{}
 	_ = filepath.WalkDir(object, func(path string, e fs.DirEntry, err error) error {
 		var st unix.Stat_t
-		if err != nil || e.IsDir() || unix.Lstat(path, &st) != nil || st.Nlink < 2 {
+		if err != nil || unix.Lstat(path, &st) != nil {
 			return nil //nolint:nilerr // what cannot be seen stays
 		}
-		if _, ok := left[st.Ino]; !ok {
-			left[st.Ino] = uint64(st.Nlink) //nolint:unconvert // not on all machines
+		size := uint64(st.Blocks) * 512 //nolint:gosec // a count
+		if e.IsDir() || st.Nlink < 2 {
+			bytes += size
+			return nil
 		}
-		left[st.Ino]--
+		if _, ok := files[st.Ino]; !ok {
+			files[st.Ino] = file{uint64(st.Nlink), size} //nolint:unconvert // not on all machines
+		}
+		f := files[st.Ino]
+		f.left--
+		files[st.Ino] = f
 		return nil
 	})
-	for ino, n := range left {
-		if name, ok := l.names[ino]; ok && n == 1 {
+	for ino, f := range files {
+		name, linked := l.names[ino]
+		if linked && f.left == 1 {
 			mine = append(mine, name)
 		}
+		if f.left == 0 || linked && f.left == 1 {
+			bytes += f.bytes
+		}
 	}
-	return mine
+	return mine, bytes
 }
 
 // Drop deletes those of links that are the last names of their files, and tells how many bytes

@@ -3,6 +3,8 @@ package optimise
 import (
 	"context"
 	"fmt"
+
+	"github.com/strata-nix/strata/storepath"
 )
 
 // Reflink says when files share blocks rather than an inode.
@@ -50,6 +52,8 @@ type Request struct {
 	// DryRun changes nothing, and tells what would be.
 	DryRun  bool
 	Reflink Reflink
+	// Skip are paths that are passed over.
+	Skip storepath.Set
 }
 
 // Outcome is what was done, or would be.

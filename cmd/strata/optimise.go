@@ -95,10 +95,7 @@ func printOptimised(out *output, r optimise.Outcome, o optimiseOptions) error {
 		return did
 	}
 	if r.Dropped+r.InUse > 0 {
-		line := fmt.Sprintf("%s %s that a lower store has", plural(int(r.Dropped), "object"), would("dropped", "would be dropped")) //nolint:gosec // a count
-		if !o.dryRun {
-			line += ", " + size(r.DroppedBytes)
-		}
+		line := fmt.Sprintf("%s %s that a lower store has, %s", plural(int(r.Dropped), "object"), would("dropped", "would be dropped"), size(r.DroppedBytes)) //nolint:gosec // a count
 		if r.InUse > 0 {
 			line += fmt.Sprintf("; %d are in use", r.InUse)
 		}

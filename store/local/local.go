@@ -59,6 +59,9 @@ type Layering struct {
 	// Deleting is called before objects are deleted, and done when they are, whatever
 	// came of it; nil: there is nothing to be done.
 	Deleting func(ctx context.Context) (done func() error)
+	// OwnLinks is called before equal files are made one: the directory .links in Real must
+	// show what is in that of Deletable and nothing else. nil: it does.
+	OwnLinks func(ctx context.Context) error
 	// Guard is asked before anything is written or deleted; its error is the
 	// answer. nil: nothing can be wrong. (The mount at Real, which others may take
 	// away, and then what lies under it must not be written to.)

@@ -37,12 +37,14 @@ func (s *Store) OptimiseWith(ctx context.Context, r optimise.Request) (out optim
 		if err != nil {
 			return out, err
 		}
-		paths = append(paths, p)
+		if _, skip := r.Skip[p]; !skip {
+			paths = append(paths, p)
+		}
 	}
 	ctx, act := activity.Start(ctx, activity.Info, activity.OptimiseStore, "")
 	defer act.Stop()
-	linker, err := optimise.New(s.real, optimise.Options{
-		All: true, Layer: s.optimiseLayer(), DryRun: r.DryRun, Reflink: r.Reflink, Warn: activity.Warnf,
+	linker, err := s.linker(ctx, optimise.Options{
+		All: true, DryRun: r.DryRun, Reflink: r.Reflink,
 		Linked: func(size, blocks uint64) { act.Result(activity.FileLinked, activity.Int(size), activity.Int(blocks)) },
 	})
 	if err != nil {
@@ -63,17 +65,23 @@ func (s *Store) OptimiseWith(ctx context.Context, r optimise.Request) (out optim
 	return out, err
 }
 
-// optimiseLayer is where the objects of an upper layer are, "" for a plain store.
-func (s *Store) optimiseLayer() string {
-	if s.layer.Deletable == s.real {
-		return ""
+// linker makes one for the objects that this store may delete.
+func (s *Store) linker(ctx context.Context, o optimise.Options) (*optimise.Linker, error) {
+	o.Warn = activity.Warnf
+	if s.layer.Deletable != s.real {
+		o.Layer = s.layer.Deletable
 	}
-	return s.layer.Deletable
+	if s.layer.OwnLinks != nil && !o.DryRun {
+		if err := s.layer.OwnLinks(ctx); err != nil {
+			return nil, err
+		}
+	}
+	return optimise.New(s.real, o)
 }
 
 // optimiseNew does that for an object that is just put in place.
 func (s *Store) optimiseNew(ctx context.Context, p storepath.Path) error {
-	linker, err := optimise.New(s.real, optimise.Options{Layer: s.optimiseLayer(), Reflink: s.opts.Reflink, Warn: activity.Warnf})
+	linker, err := s.linker(ctx, optimise.Options{Reflink: s.opts.Reflink})
 	if err != nil {
 		return err
 	}

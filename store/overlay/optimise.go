@@ -49,11 +49,10 @@ func (s *Store) OptimiseWith(ctx context.Context, r optimise.Request) (optimise.
 	if err != nil {
 		return out, err
 	}
-	if !r.DryRun {
+	if r.DryRun {
+		r.Skip = storepath.NewSet(dropped.Paths...)
+	} else {
 		activity.Logf(ctx, activity.Info, "objects dropped that a lower store has: %d", len(dropped.Paths))
-		if err := s.ownLinks(ctx); err != nil {
-			return out, err
-		}
 	}
 	rest, err := s.Store.OptimiseWith(ctx, r)
 	out.Stats = rest.Stats
@@ -63,7 +62,7 @@ func (s *Store) OptimiseWith(ctx context.Context, r optimise.Request) (optimise.
 // Duplicates are objects of the upper layer that a lower has too.
 type Duplicates struct {
 	// Paths were dropped from the upper layer, or would be; Bytes is the space that this gave
-	// back. It is not known beforehand.
+	// back.
 	Paths []storepath.Path
 	Bytes uint64
 	// InUse had to stay as a process is in their directories. Differ have other contents in the
@@ -94,6 +93,10 @@ func (s *Store) DropDuplicates(ctx context.Context, paths []storepath.Path, dryR
 		}
 		if dryRun {
 			out.Paths = append(out.Paths, dups...)
+			for _, p := range dups {
+				_, bytes := links.Of(s.upperPath(p.Base()))
+				out.Bytes += bytes
+			}
 		} else {
 			err = s.drop(ctx, dups, links, &out)
 		}
@@ -114,7 +117,8 @@ func (s *Store) drop(ctx context.Context, paths []storepath.Path, links *optimis
 	var theirs []string
 	for i, p := range paths {
 		names[i] = p.Base()
-		theirs = append(theirs, links.Of(s.upperPath(names[i]))...)
+		mine, _ := links.Of(s.upperPath(names[i]))
+		theirs = append(theirs, mine...)
 	}
 	freed, err := s.remove(ctx, names)
 	crashpoint.Reached("overlay: duplicates removed")
@@ -244,24 +248,43 @@ func sameEntries(a, b string) (bool, error) {
 	return true, nil
 }
 
-// ownLinks gives the upper layer a directory of links that hides those of the lowers: to make
-// another link of a file of theirs would copy it up.
+// ownLinks sees to it that the upper layer has a directory of links, which hides those of
+// lowers: to make another link of a file of theirs would copy it up. The first time it makes the
+// kernel look again in any case, as somebody may have been killed before he could.
 func (s *Store) ownLinks(ctx context.Context) error {
 	dir := s.upperPath(optimise.LinksName)
-	err := os.Mkdir(dir, 0o755) //nolint:gosec // as Nix makes it
-	if err != nil && !errors.Is(err, fs.ErrExist) {
+	if !s.lowers.exists(optimise.LinksName) {
+		return nil // the kernel makes it opaque
+	}
+	s.links.Lock()
+	defer s.links.Unlock()
+	opaque, err := overlayfs.IsOpaque(dir)
+	if opaque && s.links.own {
+		return nil
+	}
+	if err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return err
 	}
-	if err == nil {
-		_ = os.Chmod(dir, 0o755) //nolint:gosec // whatever the umask is
-	}
-	if opaque, err := overlayfs.IsOpaque(dir); opaque || err != nil {
-		return err
-	}
-	if err := overlayfs.MarkComplete(dir); err != nil {
-		return err
+	if !opaque {
+		if err := os.Mkdir(dir, 0o755); err == nil { //nolint:gosec // as Nix makes it
+			_ = os.Chmod(dir, 0o755) //nolint:gosec // whatever the umask is
+		} else if !errors.Is(err, fs.ErrExist) {
+			return err
+		}
+		crashpoint.Reached("overlay: links made")
+		if err := overlayfs.MarkComplete(dir); err != nil {
+			return err
+		}
 	}
 	crashpoint.Reached("overlay: links are the upper's own")
 	s.stale.Store(true)
-	return s.refresh(ctx)
+	err = s.refresh(context.WithoutCancel(ctx))
+	s.links.own = err == nil
+	return err
+}
+
+// ownedLinks tells whether this process has seen to it that the links are the upper's own.
+type ownedLinks struct {
+	sync.Mutex
+	own bool
 }

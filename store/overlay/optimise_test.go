@@ -15,6 +15,7 @@ import (
 	"testing"
 
 	"github.com/strata-nix/strata/internal/crashpoint"
+	"github.com/strata-nix/strata/internal/testenv"
 	"github.com/strata-nix/strata/nar"
 	"github.com/strata-nix/strata/optimise"
 	"github.com/strata-nix/strata/overlayfs"
@@ -125,6 +126,40 @@ func TestOptimiseLinksTheUpperAlone(t *testing.T) {
 	}
 }
 
+// What is added is made one with what the upper has, at once, and with nothing of a lower.
+func TestAutoOptimiseLinksTheUpperAlone(t *testing.T) {
+	if !isolated(t) {
+		return
+	}
+	below := treeOf(t, "below")
+	w := newWorld(t, 1, func(_ int, s *local.Store) {
+		addTo(t, s, below)
+		if err := s.Optimise(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+	})
+	o := w.options()
+	o.Upper.AutoOptimise = true
+	s, err := overlay.Open(t.Context(), o, w.openLowers(t))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer s.Close()
+	one, two := treeOf(t, "one"), treeOf(t, "two")
+	addTo(t, s, one, two)
+	for _, name := range []string{"a/same", "b/same"} {
+		if n := links(t, filepath.Join(w.upper(), one.Path().Base(), name)); n != 5 {
+			t.Errorf("%s has %d links", name, n)
+		}
+		if n := links(t, filepath.Join(w.lowers[0], "nix/store", below.Path().Base(), name)); n != 3 {
+			t.Errorf("%s of the lower has %d links", name, n)
+		}
+	}
+	for _, o := range []storetest.Object{below, one, two} {
+		w.whole(t, o)
+	}
+}
+
 // What a lower has gained leaves the upper, with the links that held its files.
 func TestDuplicatesGiveBackTheirSpace(t *testing.T) {
 	if !isolated(t) {
@@ -146,7 +181,14 @@ func TestDuplicatesGiveBackTheirSpace(t *testing.T) {
 	}
 	defer held.Close()
 	before := disk(t, w.upper())
+	dry, err := s.OptimiseWith(t.Context(), optimise.Request{DryRun: true})
+	if err != nil || disk(t, w.upper()) != before {
+		t.Errorf("a dry run: %v, %d bytes of %d are left", err, disk(t, w.upper()), before)
+	}
 	out, err := s.OptimiseWith(t.Context(), optimise.Request{})
+	if dry != out {
+		t.Errorf("%+v, the dry run said %+v", out, dry)
+	}
 	if err != nil || out.Dropped != 1 || out.DroppedBytes != before-disk(t, w.upper()) || out.DroppedBytes == 0 {
 		t.Errorf("%+v, %v; %d bytes left the disk", out, err, before-disk(t, w.upper()))
 	}
@@ -238,6 +280,7 @@ func optimiseUntil(ctx context.Context, at int, dir string) error {
 
 // Killed between any two steps, the next run finds all objects whole, and finishes.
 func TestOptimiseKilledAnywhere(t *testing.T) {
+	testenv.Long(t)
 	if !isolated(t) {
 		return
 	}

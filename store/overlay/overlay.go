@@ -72,6 +72,7 @@ type Store struct {
 	opts   Options
 	stale  *atomic.Bool // a lower's object does not show yet
 	growth *growth
+	links  *ownedLinks
 	view   bool
 }
 
@@ -105,8 +106,8 @@ func open(ctx context.Context, o Options, ls lowers) (*Store, error) {
 	if o.UpperLayer == "" {
 		return nil, errors.New("a local-overlay store needs the setting 'upper-layer'")
 	}
-	s := &Store{opts: o, below: &below{lowers: ls}, stale: new(atomic.Bool), growth: &growth{known: ls.stamps()}}
-	l := local.Layering{Lower: showing{s}, Deletable: o.UpperLayer, Aside: s.aside, Remove: s.remove, Deleting: s.deleting}
+	s := &Store{opts: o, below: &below{lowers: ls}, stale: new(atomic.Bool), growth: &growth{known: ls.stamps()}, links: new(ownedLinks)}
+	l := local.Layering{Lower: showing{s}, Deletable: o.UpperLayer, Aside: s.aside, Remove: s.remove, Deleting: s.deleting, OwnLinks: s.ownLinks}
 	if o.Lean != nil {
 		l.Lean = s.lean
 	}
