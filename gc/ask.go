@@ -72,6 +72,15 @@ func (g *asked) Find(p storepath.Path) int {
 	return -1
 }
 
+// FindBase implements Graph.
+func (g *asked) FindBase(name []byte) int {
+	p, err := storepath.ParseBase(string(name))
+	if err != nil {
+		return -1
+	}
+	return g.Find(p)
+}
+
 // add gives the number of a path, and whether it is new.
 func (g *asked) add(p storepath.Path) (i int32, isNew bool) {
 	if i, ok := g.number[p]; ok {

@@ -41,7 +41,7 @@ func (c *collection) strays(ctx context.Context) ([]string, error) {
 	var out []string
 	err = readDirents(int(dir.Fd()), nil, func(e dirent) error {
 		// A character device is OverlayFS's way to say that there is nothing.
-		if e.kind != unix.DT_CHR && c.isStray(string(e.name)) {
+		if e.kind != unix.DT_CHR && c.graph.FindBase(e.name) < 0 && c.isStray(string(e.name)) {
 			out = append(out, string(e.name))
 		}
 		return ctx.Err()
@@ -50,9 +50,10 @@ func (c *collection) strays(ctx context.Context) ([]string, error) {
 	return out, err
 }
 
+// isStray tells whether something that is not a valid path is garbage.
 func (c *collection) isStray(name string) bool {
 	if p, err := storepath.ParseBase(name); err == nil {
-		return c.graph.Find(p) < 0 && !c.rooted.Has(p) && !c.tempRooted[p.HashPart()]
+		return !c.rooted.Has(p) && !c.tempRooted[p.HashPart()]
 	}
 	switch {
 	case name == c.Links, strings.HasPrefix(name, ".nfs"):

@@ -93,6 +93,9 @@ func (f *fake) Path(i int) storepath.Path { return path(f.names[i]) }
 func (f *fake) NarSize(i int) uint64      { return uint64(i) }
 func (f *fake) Row(i int) int64           { return int64(-i) }
 func (f *fake) Find(p storepath.Path) int { return slices.Index(f.names, p.Name()) }
+func (f *fake) FindBase(name []byte) int {
+	return slices.IndexFunc(f.names, func(n string) bool { return path(n).Base() == string(name) })
+}
 func (f *fake) References(i int) (r []int32) {
 	for _, c := range f.refs[f.names[i]] {
 		r = append(r, int32(slices.Index(f.names, string(c))))

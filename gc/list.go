@@ -40,13 +40,25 @@ func (t *texts) sorted() {
 	}
 }
 
-// listLive lists what is alive.
-func (c *collection) listLive(ctx context.Context) error {
+// listNodes lists the valid paths that are alive, or that are not.
+func (c *collection) listNodes(alive bool) {
+	n := 0
 	for i := range c.graph.Len() {
-		if c.alive.has(i) {
+		if c.alive.has(i) == alive {
+			n++
+		}
+	}
+	c.texts.list = slices.Grow(c.texts.list, n)
+	for i := range c.graph.Len() {
+		if c.alive.has(i) == alive {
 			c.texts.add(string(c.Dir), c.graph.Path(i).Base())
 		}
 	}
+}
+
+// listLive lists what is alive.
+func (c *collection) listLive(ctx context.Context) error {
+	c.listNodes(true)
 	c.texts.sorted()
 	return ctx.Err()
 }
@@ -58,11 +70,7 @@ func (c *collection) listDead(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	for i := range c.graph.Len() {
-		if !c.alive.has(i) {
-			c.texts.add(string(c.Dir), c.graph.Path(i).Base())
-		}
-	}
+	c.listNodes(false)
 	for _, name := range stray {
 		c.texts.add(string(c.Dir), name)
 	}

@@ -1,6 +1,7 @@
 package nixdb
 
 import (
+	"bytes"
 	"context"
 	"fmt"
 
@@ -35,7 +36,12 @@ type edges struct {
 
 func newEdges(n int) edges { return edges{from: make([]uint32, n), upTo: make([]uint32, n)} }
 
-func (e *edges) of(i int) []int32 { return e.to[e.from[i]:e.upTo[i]:e.upTo[i]] }
+func (e *edges) of(i int) []int32 {
+	if e.from == nil {
+		return nil
+	}
+	return e.to[e.from[i]:e.upTo[i]:e.upTo[i]]
+}
 
 // Len is the number of paths.
 func (g *Graph) Len() int { return g.paths.Len() }
@@ -57,6 +63,9 @@ func (g *Graph) NarSize(i int) uint64 {
 
 // Find gives the number of a path, -1 if it is not valid.
 func (g *Graph) Find(p storepath.Path) int { return g.paths.Find(p) }
+
+// FindBase is Find for the name of an object in the store directory, or of anything else.
+func (g *Graph) FindBase(name []byte) int { return g.paths.FindBase(name) }
 
 // References of a path. The slice belongs to the graph.
 func (g *Graph) References(i int) []int32 { return g.refs.of(i) }
@@ -136,20 +145,41 @@ func (b *graphBuilder) tick() error {
 	return interrupted(b.ctx, b.steps)
 }
 
+// count is how many rows a table has: what grows bit by bit takes twice the memory.
+func (b *graphBuilder) count(table string) (n int, err error) {
+	err = b.c.query("select count(*) from "+table, nil, func(s *sqlite.Stmt) error {
+		n = int(s.ColumnInt64(0))
+		return nil
+	})
+	return n, err
+}
+
 // readPaths goes through the index of paths: a quarter of what the rows are, and
 // in order.
 func (b *graphBuilder) readPaths() error {
-	var ids []int64
-	err := b.c.query("select path, id from ValidPaths order by path", nil, func(s *sqlite.Stmt) error {
+	rows, err := b.count("ValidPaths")
+	if err != nil {
+		return err
+	}
+	ids := make([]int64, 0, rows)
+	b.g.paths.Grow(rows)
+	dir := []byte(string(b.db.o.Dir) + "/")
+	text := make([]byte, len(dir)+storepath.HashPartLen+1+storepath.MaxNameLen)
+	err = b.c.query("select path, id from ValidPaths order by path", nil, func(s *sqlite.Stmt) error {
 		id := s.ColumnInt64(1)
-		p, err := b.db.scanPath(s, "ValidPaths", rowKey(id))
-		if err != nil {
-			return err
+		base, ok := bytes.CutPrefix(text[:s.ColumnBytes(0, text)], dir)
+		if !ok || s.ColumnLen(0) > len(text) || b.g.paths.Append(base) != nil {
+			// It is spelled in another way, or wrong.
+			p, err := b.db.scanPath(s, "ValidPaths", rowKey(id))
+			if err == nil {
+				err = b.g.paths.Append([]byte(p.Base()))
+			}
+			if err != nil {
+				return err
+			}
+			base = []byte(p.Base())
 		}
-		if err := b.g.paths.Append(p); err != nil {
-			return failure{err}
-		}
-		if p.IsDerivation() {
+		if bytes.HasSuffix(base, []byte(storepath.DerivationSuffix)) {
 			b.drvs++
 		}
 		ids = append(ids, id)
@@ -166,9 +196,14 @@ func (b *graphBuilder) readPaths() error {
 // readRefs goes through the index of references, where those of one path stand
 // together.
 func (b *graphBuilder) readRefs() error {
+	rows, err := b.count("Refs")
+	if err != nil {
+		return err
+	}
 	refs := newEdges(b.g.Len())
+	refs.to = make([]int32, 0, rows)
 	node, row := int32(-1), int64(-1)
-	err := b.c.query("select referrer, reference from Refs order by referrer", nil, func(s *sqlite.Stmt) error {
+	err = b.c.query("select referrer, reference from Refs order by referrer", nil, func(s *sqlite.Stmt) error {
 		from, to := s.ColumnInt64(0), s.ColumnInt64(1)
 		if from != row {
 			if node, row = b.nodes.of(from), from; node >= 0 {
@@ -217,9 +252,12 @@ func (b *graphBuilder) readDetails() error {
 }
 
 func (b *graphBuilder) readOutputs() error {
-	outputs := newEdges(b.g.Len())
+	var outputs edges
 	drv, row := int32(-1), int64(-1)
 	err := b.c.query("select drv, path from DerivationOutputs order by drv", nil, func(s *sqlite.Stmt) error {
+		if outputs.from == nil {
+			outputs = newEdges(b.g.Len())
+		}
 		if id := s.ColumnInt64(0); id != row {
 			if drv, row = b.nodes.of(id), id; drv >= 0 {
 				outputs.from[drv] = uint32(len(outputs.to)) //nolint:gosec // they would not fit into memory

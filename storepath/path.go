@@ -56,19 +56,26 @@ type Path struct{ base string }
 
 // ParseBase reads "<hash part>-<name>".
 func ParseBase(base string) (Path, error) {
-	if len(base) < HashPartLen+1 || base[HashPartLen] != '-' {
-		if len(base) <= HashPartLen+1 {
-			return Path{}, malformed(base, "is not a valid store path: too short")
-		}
-		return Path{}, malformed(base, "is not a valid store path: no dash after the %d digits of the hash part", HashPartLen)
-	}
-	if err := CheckHashPart(base[:HashPartLen]); err != nil {
-		return Path{}, malformed(base, "is not a valid store path: %v", err)
-	}
-	if why := nameFault(base[HashPartLen+1:]); why != "" {
-		return Path{}, malformed(base, "is not a valid store path: %s", why)
+	if err := checkBase(base); err != nil {
+		return Path{}, err
 	}
 	return Path{base: strings.Clone(base)}, nil
+}
+
+func checkBase(base string) error {
+	if len(base) < HashPartLen+1 || base[HashPartLen] != '-' {
+		if len(base) <= HashPartLen+1 {
+			return malformed(base, "is not a valid store path: too short")
+		}
+		return malformed(base, "is not a valid store path: no dash after the %d digits of the hash part", HashPartLen)
+	}
+	if err := CheckHashPart(base[:HashPartLen]); err != nil {
+		return malformed(base, "is not a valid store path: %v", err)
+	}
+	if why := nameFault(base[HashPartLen+1:]); why != "" {
+		return malformed(base, "is not a valid store path: %s", why)
+	}
+	return nil
 }
 
 // FromParts puts a 20-byte hash and a name together.

@@ -3,6 +3,8 @@ package storepath
 import (
 	"errors"
 	"hash/maphash"
+	"slices"
+	"unsafe"
 )
 
 // ErrTableFull means that a Table has 4 GiB of text, some eighty million paths.
@@ -27,9 +29,17 @@ const (
 	maxChunks = 1 << (32 - chunkBits)
 )
 
-// Append adds a path to a table that is not frozen.
-func (t *Table) Append(p Path) error {
-	if len(t.filled)+len(p.base) > chunkSize {
+// Grow makes room for n more paths, but for their texts.
+func (t *Table) Grow(n int) {
+	t.starts, t.sizes = slices.Grow(t.starts, n), slices.Grow(t.sizes, n)
+}
+
+// Append adds the path with a base, "<hash part>-<name>", to a table that is not frozen.
+func (t *Table) Append(base []byte) error {
+	if len(base) > HashPartLen+1+MaxNameLen {
+		return checkBase(string(base))
+	}
+	if len(t.filled)+len(base) > chunkSize {
 		t.endChunk()
 	}
 	if len(t.chunks) == maxChunks {
@@ -38,40 +48,46 @@ func (t *Table) Append(p Path) error {
 	if t.filled == nil {
 		t.filled = make([]byte, 0, chunkSize)
 	}
-	t.starts = append(t.starts, uint32(len(t.chunks)<<chunkBits|len(t.filled))) //nolint:gosec // fits, see maxChunks
-	t.sizes = append(t.sizes, uint8(len(p.base)))                               //nolint:gosec // a name has a maximum
-	t.filled = append(t.filled, p.base...)
+	start := len(t.filled)
+	t.filled = append(t.filled, base...)
+	if err := checkBase(unsafe.String(unsafe.SliceData(t.filled[start:]), len(base))); err != nil {
+		t.filled = t.filled[:start]
+		return err
+	}
+	t.starts = append(t.starts, uint32(len(t.chunks)<<chunkBits|start)) //nolint:gosec // fits, see maxChunks
+	t.sizes = append(t.sizes, uint8(len(base)))                         //nolint:gosec // a name has a maximum
 	return nil
 }
 
+// endChunk gives the chunk out of hand: nobody writes to it any more.
 func (t *Table) endChunk() {
-	t.chunks = append(t.chunks, string(t.filled))
-	t.filled = t.filled[:0]
+	t.chunks = append(t.chunks, unsafe.String(unsafe.SliceData(t.filled), len(t.filled)))
+	t.filled = nil
 }
 
 // Freeze ends the filling. Of paths that were appended twice, Find gives the first.
 func (t *Table) Freeze() {
 	if len(t.filled) > 0 {
+		t.filled = slices.Clip(slices.Clone(t.filled)) // most of it may be empty
 		t.endChunk()
 	}
-	t.filled = nil
 	size := 8
 	for size < 2*len(t.starts) {
 		size *= 2
 	}
 	t.slots, t.seed = make([]int32, size), maphash.MakeSeed()
 	for i := range t.starts {
-		if s := t.slot(t.text(i)); t.slots[s] == 0 {
+		if s := slotOf(t, t.text(i), maphash.String(t.seed, t.text(i))); t.slots[s] == 0 {
 			t.slots[s] = int32(i) + 1 //nolint:gosec // no more than 2^31, see maxChunks
 		}
 	}
 }
 
-// slot is where a text is, or where it would be put.
-func (t *Table) slot(text string) int {
+// slotOf is where a text with a hash is, or where it would be put.
+func slotOf[T string | []byte](t *Table, text T, hash uint64) int {
 	mask := len(t.slots) - 1
-	s := int(maphash.String(t.seed, text)) & mask //nolint:gosec // any bits do
-	for t.slots[s] != 0 && t.text(int(t.slots[s])-1) != text {
+	s := int(hash) & mask //nolint:gosec // any bits do
+	for t.slots[s] != 0 && t.text(int(t.slots[s])-1) != string(text) {
 		s = (s + 1) & mask
 	}
 	return s
@@ -94,5 +110,14 @@ func (t *Table) Find(p Path) int {
 	if len(t.slots) == 0 {
 		return -1
 	}
-	return int(t.slots[t.slot(p.base)]) - 1
+	return int(t.slots[slotOf(t, p.base, maphash.String(t.seed, p.base))]) - 1
+}
+
+// FindBase gives the number of the path with a base, -1 if it is not there. The base
+// need not be one.
+func (t *Table) FindBase(base []byte) int {
+	if len(t.slots) == 0 {
+		return -1
+	}
+	return int(t.slots[slotOf(t, base, maphash.Bytes(t.seed, base))]) - 1
 }

@@ -1,6 +1,7 @@
 package storepath
 
 import (
+	"errors"
 	"fmt"
 	"strings"
 	"testing"
@@ -15,12 +16,17 @@ func TestTable(t *testing.T) {
 	}
 	const n = 30_000 // several chunks
 	for i := range n {
-		if err := table.Append(numbered(t, i)); err != nil {
+		if err := table.Append([]byte(numbered(t, i).Base())); err != nil {
 			t.Fatal(err)
 		}
 	}
-	if err := table.Append(numbered(t, 7)); err != nil {
+	if err := table.Append([]byte(numbered(t, 7).Base())); err != nil {
 		t.Fatal(err)
+	}
+	for _, bad := range []string{"", "x", numbered(t, 1).HashPart(), numbered(t, 1).Base() + "/", numbered(t, 1).HashPart() + "-" + strings.Repeat("x", 1000)} {
+		if err := table.Append([]byte(bad)); !errors.Is(err, ErrFormat) {
+			t.Errorf("%q: %v", bad, err)
+		}
 	}
 	table.Freeze()
 	if table.Len() != n+1 || len(table.chunks) < 2 {
@@ -28,11 +34,11 @@ func TestTable(t *testing.T) {
 	}
 	for i := range n {
 		p := numbered(t, i)
-		if table.At(i) != p || table.Find(p) != i {
+		if table.At(i) != p || table.Find(p) != i || table.FindBase([]byte(p.Base())) != i {
 			t.Fatalf("%d: %s, found at %d", i, table.At(i), table.Find(p))
 		}
 	}
-	if got := table.Find(numbered(t, n)); got != -1 {
+	if got := max(table.Find(numbered(t, n)), table.FindBase([]byte("no path")), table.FindBase(nil)); got != -1 {
 		t.Errorf("what was never put in is at %d", got)
 	}
 }
