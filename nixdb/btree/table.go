@@ -21,7 +21,7 @@ func (t Tree) Row(id int64) (Record, bool, error) {
 			if !found {
 				return nil, false, nil
 			}
-			r, err := t.f.row(&d, i)
+			r, _, err := t.f.row(&d, i)
 			return r, err == nil, err
 		}
 		if at, err = d.child(i); err != nil {
@@ -54,33 +54,34 @@ func (d *node) search(id int64) (at int, found bool, err error) {
 }
 
 // row gives the record of a cell of a leaf of a table, with what of it is on
-// other pages.
-func (f *File) row(d *node, i int) (Record, error) {
+// other pages, and tells whether there was anything.
+func (f *File) row(d *node, i int) (r Record, more bool, err error) {
 	c, err := d.cell(i)
 	if err != nil {
-		return nil, err
+		return nil, false, err
 	}
 	size, n := varint(c)
 	if n == 0 {
-		return nil, d.broken(i)
+		return nil, false, d.broken(i)
 	}
 	c = c[n:]
 	_, n = varint(c) // the row number
 	if n == 0 {
-		return nil, d.broken(i)
+		return nil, false, d.broken(i)
 	}
 	c = c[n:]
 	local := f.local(size)
 	if local > len(c) {
-		return nil, d.broken(i)
+		return nil, false, d.broken(i)
 	}
 	if uint64(local) == size {
-		return Record(c[:local]), nil
+		return Record(c[:local]), false, nil
 	}
 	if local+4 > len(c) {
-		return nil, d.broken(i)
+		return nil, false, d.broken(i)
 	}
-	return f.overflow(append([]byte(nil), c[:local]...), size, binary.BigEndian.Uint32(c[local:]))
+	r, err = f.overflow(append([]byte(nil), c[:local]...), size, binary.BigEndian.Uint32(c[local:]))
+	return r, true, err
 }
 
 // local is how much of a row is on the page of its cell.
@@ -170,16 +171,17 @@ func (f *File) leafRows(d *node, i int, visit func(int64, Record) (bool, error))
 		if err != nil {
 			return false, err
 		}
-		r, err := f.row(d, i)
+		r, others, err := f.row(d, i)
 		if err != nil {
 			return false, err
 		}
 		if more, err := visit(id, r); err != nil || !more {
 			return more, err
 		}
-		// A row may have been on several pages.
-		if *d, err = f.node(page, true); err != nil {
-			return false, err
+		if others { // they have used the page's memory
+			if *d, err = f.node(page, true); err != nil {
+				return false, err
+			}
 		}
 	}
 	return true, nil
