@@ -31,7 +31,6 @@ type pageSource struct {
 	wal   bool   // there is a write-ahead log
 	seen  walHeader
 	cache pageCache
-	left  int // how many pages may be asked for until unchanged
 }
 
 // newPageSource finds the pages of a connection, which must be to the file with these
@@ -93,8 +92,6 @@ func (p *pageSource) begin() bool {
 		}
 		p.count = uint32(min(st.Size/int64(p.size), 1<<32-2))
 	}
-	// A tree whose pages are in a circle must come to an end.
-	p.left = 4*int(p.count) + 1000
 	return true
 }
 
@@ -140,9 +137,12 @@ func (p *pageSource) forget(first, last uint32) bool {
 	return true
 }
 
+// Count implements btree.Source.
+func (p *pageSource) Count() int { return int(p.count) }
+
 // Page implements btree.Source.
 func (p *pageSource) Page(n uint32) ([]byte, error) {
-	if p.left--; p.left < 0 || n == 0 || n > p.count {
+	if n == 0 || n > p.count {
 		return nil, fmt.Errorf("%w: page %d of %d", btree.ErrFormat, n, p.count)
 	}
 	if b := p.cache.get(n); b != nil {

@@ -15,17 +15,17 @@ import (
 	"github.com/strata-nix/strata/nixdb/btree"
 )
 
-// image is a database file in memory, which gives only so many pages.
+// image is a database file in memory.
 type image struct {
 	bytes []byte
 	size  int
-	left  int
 }
 
+func (i *image) Count() int { return len(i.bytes) / i.size }
+
 func (i *image) Page(n uint32) ([]byte, error) {
-	i.left--
 	end := int(n) * i.size
-	if n == 0 || end > len(i.bytes) || i.left < 0 {
+	if n == 0 || end > len(i.bytes) {
 		return nil, fmt.Errorf("%w: page %d", btree.ErrFormat, n)
 	}
 	// Others may use the memory: what was got before must not be used any more.
@@ -57,7 +57,7 @@ func build(t testing.TB, pageSize int, statements ...string) (*image, map[string
 	if err != nil {
 		t.Fatal(err)
 	}
-	return &image{b, pageSize, 1 << 30}, roots
+	return &image{b, pageSize}, roots
 }
 
 const numbers = "with recursive n(i) as (select 1 union all select i + 1 from n where i < 5000) "
@@ -236,7 +236,7 @@ func FuzzTree(f *testing.F) {
 	f.Add(src.bytes, roots["t"], roots["i"])
 	f.Add(src.bytes[:1024], uint32(2), uint32(1))
 	f.Fuzz(func(t *testing.T, b []byte, table, index uint32) {
-		src := &image{b, 512, 300}
+		src := &image{b, 512}
 		file, err := btree.Open(src)
 		if err != nil {
 			return

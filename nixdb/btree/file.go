@@ -13,10 +13,14 @@ var (
 	ErrUnsupported = errors.New("database needs SQLite to be read")
 )
 
-// Source gives pages by number, from 1 on, each of the size that the first says. What
-// it gives may be written over after the next call.
+// Source is where pages come from.
 type Source interface {
+	// Page gives a page by its number, from 1 on, each of the size that the first
+	// says. What it gives may be written over after the next call.
 	Page(n uint32) ([]byte, error)
+	// Count is how many there are. A tree that has more is one whose pages lead in a
+	// circle.
+	Count() int
 }
 
 // File is a database.
@@ -85,3 +89,20 @@ type Tree struct {
 
 // maxDepth is more than any tree needs whose pages have two children each.
 const maxDepth = 40
+
+// errCircle ends a walk that would have no end.
+var errCircle = fmt.Errorf("%w: a tree is deeper, or has more pages, than can be", ErrFormat)
+
+// walk bounds a way through a tree whose pages may lead in a circle.
+type walk struct {
+	left  int // pages that may still be visited
+	depth int
+}
+
+func (w *walk) enter() bool {
+	w.left--
+	w.depth++
+	return w.left >= 0 && w.depth <= maxDepth
+}
+
+func (w *walk) leave() { w.depth-- }

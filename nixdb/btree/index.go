@@ -2,7 +2,6 @@ package btree
 
 import (
 	"bytes"
-	"fmt"
 )
 
 // Range says where an entry of an index is as compared with those that are wanted:
@@ -50,15 +49,16 @@ func compareText(v Value, want []byte) int {
 // returns false. The record is good only during the visit, which must not ask for
 // pages.
 func (t Tree) Scan(in Range, visit func(r Record) (more bool, err error)) error {
-	_, err := t.f.scan(t.root, in, maxDepth, visit)
+	_, err := t.f.scan(t.root, in, &walk{left: t.f.src.Count()}, visit)
 	return err
 }
 
 // scan does a part of Scan, and tells whether to go on.
-func (f *File) scan(page uint32, in Range, depth int, visit func(Record) (bool, error)) (more bool, err error) {
-	if depth == 0 {
-		return false, fmt.Errorf("%w: an index is deeper than %d pages", ErrFormat, maxDepth)
+func (f *File) scan(page uint32, in Range, w *walk, visit func(Record) (bool, error)) (more bool, err error) {
+	if !w.enter() {
+		return false, errCircle
 	}
+	defer w.leave()
 	d, err := f.node(page, false)
 	if err != nil {
 		return false, err
@@ -73,7 +73,7 @@ func (f *File) scan(page uint32, in Range, depth int, visit func(Record) (bool, 
 			if err != nil {
 				return false, err
 			}
-			if more, err := f.scan(child, in, depth-1, visit); err != nil || !more {
+			if more, err := f.scan(child, in, w, visit); err != nil || !more {
 				return more, err
 			}
 			if d, err = f.node(page, false); err != nil { // others have used its memory

@@ -28,7 +28,7 @@ func (t Tree) Row(id int64) (Record, bool, error) {
 			return nil, false, err
 		}
 	}
-	return nil, false, fmt.Errorf("%w: a table is deeper than %d pages", ErrFormat, maxDepth)
+	return nil, false, errCircle
 }
 
 // search finds the first cell whose row number is not below id, and whether it is
@@ -125,15 +125,16 @@ const maxRow = 16 << 20
 // returns false. The record is good only during the visit, which must not ask
 // for pages.
 func (t Tree) Rows(after int64, visit func(id int64, r Record) (more bool, err error)) error {
-	_, err := t.f.rows(t.root, after, maxDepth, visit)
+	_, err := t.f.rows(t.root, after, &walk{left: t.f.src.Count()}, visit)
 	return err
 }
 
 // rows does a part of Rows, and tells whether to go on.
-func (f *File) rows(page uint32, after int64, depth int, visit func(int64, Record) (bool, error)) (more bool, err error) {
-	if depth == 0 {
-		return false, fmt.Errorf("%w: a table is deeper than %d pages", ErrFormat, maxDepth)
+func (f *File) rows(page uint32, after int64, w *walk, visit func(int64, Record) (bool, error)) (more bool, err error) {
+	if !w.enter() {
+		return false, errCircle
 	}
+	defer w.leave()
 	d, err := f.node(page, true)
 	if err != nil {
 		return false, err
@@ -153,7 +154,7 @@ func (f *File) rows(page uint32, after int64, depth int, visit func(int64, Recor
 		if err != nil {
 			return false, err
 		}
-		if more, err := f.rows(child, after, depth-1, visit); err != nil || !more {
+		if more, err := f.rows(child, after, w, visit); err != nil || !more {
 			return more, err
 		}
 		// Others have used its memory.
