@@ -157,7 +157,7 @@ func Classes() []*Class {
 			Repair:      "the size is set",
 			object:      findWrongSize, mend: mendSize,
 		}, {
-			Code: MetadataWrong, Severity: Damage,
+			Code: MetadataWrong, Severity: Disorder, // stock Nix does not even look
 			Title:       "an object has another mode, time or owner than objects have",
 			Consequence: "Somebody may be able to change it, or somebody not to read it.",
 			Repair:      "modes, times and owners are set",
