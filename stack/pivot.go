@@ -133,14 +133,16 @@ type target struct {
 	Lowers []MadeLower `json:"lowers"`
 }
 
-// Where a pivot writes. An upper in memory takes all of it along.
-func (c *Config) journalPath() string {
-	dir := c.Upper.Dir
+// recordDir is where is written down what the upper was made for, and how far a pivot is. An
+// upper in memory takes that along.
+func (c *Config) recordDir() string {
 	if c.Upper.Tmpfs > 0 {
-		dir = filepath.Join(dir, tmpfsDir)
+		return filepath.Join(c.Upper.Dir, tmpfsDir)
 	}
-	return filepath.Join(dir, "pivot.journal")
+	return c.Upper.Dir
 }
+
+func (c *Config) journalPath() string { return filepath.Join(c.recordDir(), "pivot.journal") }
 
 func (c *Config) stagePath() string {
 	return filepath.Join(filepath.Dir(c.Upper.Layer), ".strata-pivot-"+filepath.Base(c.Upper.Layer))

@@ -517,3 +517,28 @@ func TestPivotBesideHiddenLower(t *testing.T) {
 		w.takeDown(t, s)
 	})
 }
+
+// An upper in memory moves as any other, and nothing of that is left when it is gone.
+func TestPivotOfThrowawayUpper(t *testing.T) {
+	inEach(t, func(t *testing.T, w *world) {
+		r := newRelease(t, w)
+		c := w.config(t, r.old)
+		c.Upper.Tmpfs = 64 << 20
+		s := w.up(t, c)
+		r.fill(t, s)
+		if res, err := s.Pivot(t.Context(), PivotOptions{}); err != nil || res.Plan != nil {
+			t.Fatalf("nothing changed: %+v, %v", res, err)
+		}
+		if res, err := s.Pivot(t.Context(), PivotOptions{Lowers: []Lower{lowerOf(t, r.next)}}); err != nil || res.Plan.Copied.Objects != 2 {
+			t.Fatalf("%+v, %v", res, err)
+		}
+		if got := inLayer(t, &s.Config); !slices.Equal(got, []string{"libc", "mine", "tool"}) {
+			t.Errorf("the layer holds %q", got)
+		}
+		sound(t, s)
+		w.takeDown(t, s)
+		s = w.up(t, c)
+		sound(t, s)
+		w.takeDown(t, s)
+	})
+}

@@ -34,12 +34,12 @@ func (s *Stack) Pivot(ctx context.Context, o PivotOptions) (res *PivotResult, er
 		return nil, err
 	}
 	m := &move{s: s, o: o}
-	if err := s.whileQuiet(ctx, func() error { return m.open(ctx) }); err != nil {
-		return nil, err
-	}
 	defer func() {
 		err = errors.Join(err, s.whileQuiet(context.WithoutCancel(ctx), func() error { return m.close(context.WithoutCancel(ctx)) }))
 	}()
+	if err := s.whileQuiet(ctx, func() error { return m.open(ctx) }); err != nil {
+		return nil, err
+	}
 	res, err = m.plan(ctx)
 	if err != nil || o.DryRun || m.nothingToDo {
 		return res, err
@@ -114,6 +114,9 @@ func (m *move) open(ctx context.Context) (err error) {
 
 // close closes what was opened for the move and does not stay.
 func (m *move) close(ctx context.Context) (err error) {
+	if m.new == nil && m.old == nil {
+		return nil
+	}
 	for _, o := range []*otherLowers{m.new, m.old} {
 		if o != nil {
 			err = errors.Join(err, m.s.closeOthers(ctx, o))
@@ -176,7 +179,12 @@ func (m *move) execute(ctx context.Context, res *PivotResult) (err error) {
 	if err != nil {
 		return err
 	}
-	defer resume()
+	halfWay := false
+	defer func() {
+		if !halfWay { // else nobody may be served any more
+			resume()
+		}
+	}()
 	// What clients did meanwhile.
 	plan, err := pivot.Make(ctx, m.parts, m.o.options())
 	if err != nil {
@@ -190,6 +198,7 @@ func (m *move) execute(ctx context.Context, res *PivotResult) (err error) {
 	}
 	if err := s.whileQuiet(ctx, func() error { return m.switchOver(ctx) }); err != nil {
 		if p := m.job.Phase(); p == pivot.Committed || p == pivot.Applied {
+			halfWay = true
 			s.giveUp(err)
 		}
 		return err

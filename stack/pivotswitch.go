@@ -78,8 +78,7 @@ func (m *move) settle(ctx context.Context, old Mounted) error {
 	if err != nil {
 		return err
 	}
-	made := Made{StoreDir: string(s.Config.StoreDir), Lowers: m.made}
-	if err := made.Write(s.Config.Upper.Dir); err != nil {
+	if err := s.recordMade(m.made); err != nil {
 		return err
 	}
 	mounted := s.run.Mounts[len(s.run.Mounts)-1]

@@ -15,8 +15,12 @@ import (
 // interrupted pivot left is completed or undone, and an upper that was made for other lowers is
 // moved to these, or the stack refuses to come up.
 func (s *Stack) align(ctx context.Context) error {
-	if s.Config.Upper.Tmpfs > 0 {
-		return nil // it was made a moment ago
+	if s.Config.Upper.Tmpfs > 0 { // it was made a moment ago
+		lowers, err := identities(ctx, present(s.found, s.lowers))
+		if err != nil {
+			return err
+		}
+		return s.recordMade(lowers)
 	}
 	db, err := s.openUpperDB(ctx)
 	if err != nil {
@@ -89,17 +93,21 @@ func (s *Stack) complete(ctx context.Context, job *pivot.Job, lowers []MadeLower
 	if err := job.Commit(ctx); err != nil {
 		return err
 	}
-	made := Made{StoreDir: string(s.Config.StoreDir), Lowers: lowers}
-	if err := made.Write(s.Config.Upper.Dir); err != nil {
+	if err := s.recordMade(lowers); err != nil {
 		return err
 	}
 	return job.Finish(ctx)
 }
 
+// recordMade writes down for which lowers the upper is made.
+func (s *Stack) recordMade(lowers []MadeLower) error {
+	made := Made{StoreDir: string(s.Config.StoreDir), Lowers: lowers}
+	return made.Write(s.Config.recordDir())
+}
+
 // pivotOffline moves an upper that is not mounted to the lowers of the stack, if it was made for
 // others. With refuse it does so only if there is nothing to be done.
 func (s *Stack) pivotOffline(ctx context.Context, db *nixdb.DB, o PivotOptions, refuse bool) (res *PivotResult, err error) {
-	dir := s.Config.Upper.Dir
 	res = &PivotResult{Stack: s.Config.Name, DryRun: o.DryRun}
 	now := present(s.found, s.lowers)
 	was, err := s.readMade()
@@ -116,12 +124,8 @@ func (s *Stack) pivotOffline(ctx context.Context, db *nixdb.DB, o PivotOptions, 
 	if err != nil {
 		return nil, err
 	}
-	record := func() error {
-		made := Made{StoreDir: string(s.Config.StoreDir), Lowers: lowers}
-		return made.Write(dir)
-	}
 	if res.Changes.Harmless() {
-		return res, record()
+		return res, s.recordMade(lowers)
 	}
 	parts, err := s.pivotParts(db, o)
 	if err != nil {
@@ -143,7 +147,7 @@ func (s *Stack) pivotOffline(ctx context.Context, db *nixdb.DB, o PivotOptions, 
 		return res, nil
 	case plan.Empty() && !s.jobUnderWay():
 		res.Plan, res.Done = nil, true
-		return res, record()
+		return res, s.recordMade(lowers)
 	case refuse:
 		return nil, &LowersChangedError{Changes: res.Changes}
 	}
@@ -187,7 +191,7 @@ func rollBack(ctx context.Context, job *pivot.Job, cause error) error {
 // readMade reads for which lowers the upper was made. A record that is not there or damaged is one of
 // no lowers: then the upper is compared with those of now path by path.
 func (s *Stack) readMade() (*Made, error) {
-	m, err := ReadMade(s.Config.Upper.Dir)
+	m, err := ReadMade(s.Config.recordDir())
 	if err == nil && m.StoreDir != string(s.Config.StoreDir) {
 		return nil, fmt.Errorf("upper '%s' was made for the store directory '%s'", s.Config.Upper.Dir, m.StoreDir)
 	}
