@@ -63,6 +63,10 @@ func (s *Server) Start(c Command) error {
 		attr.Sys.UidMappings = []syscall.SysProcIDMap{{ContainerID: s.h.UID, HostID: os.Geteuid(), Size: 1}}
 		attr.Sys.GidMappings = []syscall.SysProcIDMap{{ContainerID: s.h.GID, HostID: os.Getegid(), Size: 1}}
 	}
+	// From here on signals wait for the command instead of coming to us.
+	if err := s.ask(); err != nil {
+		return err
+	}
 	pid, err := s.forkAs(path, c, attr)
 	if err != nil {
 		return &ExecError{Name: c.Args[0], Err: err}
@@ -75,6 +79,19 @@ func (s *Server) Start(c Command) error {
 	go s.listen()
 	if _, err := s.conn.Write([]byte(strconv.Itoa(pid) + "\n")); err != nil {
 		return fmt.Errorf("tell that the command has been started: %w", err)
+	}
+	return nil
+}
+
+// ask tells the supervisor that the command is about to start, and waits until it
+// knows.
+func (s *Server) ask() error {
+	_, err := s.conn.Write([]byte{'\n'})
+	if err == nil {
+		_, err = s.conn.Read(make([]byte, 1))
+	}
+	if err != nil {
+		return fmt.Errorf("nobody wants the command any more: %w", err)
 	}
 	return nil
 }

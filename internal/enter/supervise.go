@@ -142,8 +142,11 @@ type supervisor struct {
 	terminal        *os.File // nil: there is none
 	lost            func(syscall.WaitStatus)
 
-	started chan int    // the number of the command; closed with the connection
+	started chan int    // 0 when the command is about to start, then its number; closed with the connection
 	changes chan change // closed when there are no children any more
+
+	starting bool             // the command is about to start
+	held     []syscall.Signal // that came then
 
 	ended  map[int]syscall.WaitStatus // who has ended before we knew who it was
 	status *syscall.WaitStatus        // of the command
@@ -158,8 +161,13 @@ type change struct {
 // hear reads what the server says.
 func (s *supervisor) hear() {
 	defer close(s.started)
-	line, err := bufio.NewReader(s.conn).ReadString('\n')
-	if pid, nerr := strconv.Atoi(strings.TrimSpace(line)); err == nil && nerr == nil {
+	in := bufio.NewReader(s.conn)
+	if _, err := in.ReadString('\n'); err != nil {
+		return
+	}
+	s.started <- 0
+	line, err := in.ReadString('\n')
+	if pid, nerr := strconv.Atoi(strings.TrimSpace(line)); err == nil && nerr == nil && pid > 0 {
 		s.started <- pid
 	}
 }
@@ -188,10 +196,10 @@ func (s *supervisor) run(signals <-chan os.Signal) (syscall.WaitStatus, error) {
 	for {
 		select {
 		case pid, ok := <-started:
-			started = nil
-			if ok {
-				s.know(pid)
+			if !ok {
+				started = nil
 			}
+			s.know(pid, ok)
 		case sig := <-signals:
 			s.forward(sig.(syscall.Signal))
 		case c, ok := <-s.changes:
@@ -202,10 +210,11 @@ func (s *supervisor) run(signals <-chan os.Signal) (syscall.WaitStatus, error) {
 				return *s.status, nil
 			case c.pid == s.server && !c.status.Stopped():
 				server, s.server = c.status, 0
-				if pid, ok := <-s.started; ok { // it may have told us before
-					started = nil
-					s.know(pid)
+				for pid := range s.started { // what it told us before
+					s.know(pid, true)
 				}
+				s.know(0, false)
+				started = nil
 				if s.command != 0 && s.lost != nil {
 					s.lost(c.status)
 				}
@@ -216,12 +225,26 @@ func (s *supervisor) run(signals <-chan os.Signal) (syscall.WaitStatus, error) {
 	}
 }
 
-// know learns which child is the command, which may have ended already.
-func (s *supervisor) know(pid int) {
-	s.command = pid
-	if status, ok := s.ended[pid]; ok {
-		s.changed(change{pid, status})
+// know learns what the server said: 0 when the command is about to start, and then
+// which child it is; it may have ended already. ok tells that it said something, and is
+// not gone.
+func (s *supervisor) know(pid int, ok bool) {
+	s.starting = ok && pid == 0
+	if s.starting {
+		_, _ = s.conn.Write([]byte{'\n'}) // who does not hear it starts no command
+		return
 	}
+	if pid > 0 {
+		s.command = pid
+		if status, ok := s.ended[pid]; ok {
+			s.changed(change{pid, status})
+		}
+	}
+	// What came in the meantime goes to whoever is there.
+	for _, sig := range s.held {
+		s.forward(sig)
+	}
+	s.held = nil
 }
 
 // changed is about a child that is not the server.
@@ -242,6 +265,10 @@ func (s *supervisor) changed(c change) {
 // forward hands a signal on. What comes from the keyboard the command has got itself,
 // being in our process group.
 func (s *supervisor) forward(sig syscall.Signal) {
+	if s.starting {
+		s.held = append(s.held, sig)
+		return
+	}
 	to := s.command
 	switch {
 	case to == 0 && (sig == unix.SIGTSTP || sig == unix.SIGCONT):
