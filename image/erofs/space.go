@@ -42,7 +42,7 @@ type buffer struct {
 type segment struct {
 	at    int64
 	bytes []byte
-	used  int    // bytes in blocks that are open or full
+	used  int // bytes in blocks that are open or full
 	open  []place
 }
 
