@@ -57,6 +57,7 @@ func mergeOnce(ctx context.Context, root, target, kind string) (err error) {
 
 // Wherever it is killed, there is all of the target or nothing, and the next run makes it.
 func TestKilledAnywhere(t *testing.T) {
+	testenv.Long(t)
 	l := layer(t, merge.All, []storetest.Object{file(t, "a"), tree(t, "tree")})
 	root := filepath.Dir(filepath.Dir(l.Dir))
 	for _, kind := range []string{"directory", "image"} {

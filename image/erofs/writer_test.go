@@ -2,6 +2,7 @@ package erofs
 
 import (
 	"bytes"
+	"encoding/binary"
 	"errors"
 	"fmt"
 	"math/rand/v2"
@@ -11,6 +12,8 @@ import (
 	"testing"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/strata-nix/strata/internal/testenv"
 )
 
 // memory is an image in memory.
@@ -138,11 +141,10 @@ func (tr tree) check(t testing.TB, m *memory, time uint64) *node {
 }
 
 func blob(n int, seed uint64) string {
-	r := rand.New(rand.NewPCG(seed, 0))
+	var key [32]byte
+	binary.LittleEndian.PutUint64(key[:], seed)
 	b := make([]byte, n)
-	for i := range b {
-		b[i] = byte(r.Uint32())
-	}
+	_, _ = rand.NewChaCha8(key).Read(b)
 	return string(b)
 }
 
@@ -221,6 +223,7 @@ func TestEqualFilesBecomeOne(t *testing.T) {
 }
 
 func TestMoreNamesThanAnInodeCanHave(t *testing.T) {
+	testenv.Long(t)
 	tr := tree{}
 	for i := range 65535 + 10 {
 		tr[fmt.Sprintf("%d", i)] = "same"
@@ -237,6 +240,7 @@ func TestMoreNamesThanAnInodeCanHave(t *testing.T) {
 
 // A store directory may have more directories than 16 bits count.
 func TestManyDirectories(t *testing.T) {
+	testenv.Long(t)
 	tr := tree{}
 	for i := range 66000 {
 		tr[fmt.Sprintf("%06d", i)] = tree{}
@@ -305,6 +309,7 @@ func (f *failing) WriteAt(p []byte, off int64) (int, error) {
 }
 
 func TestErrorsOfTheDiskAreTold(t *testing.T) {
+	testenv.Long(t)
 	tr := trees()["bigdir"]
 	tr["large"] = blob(3<<20, 1)
 	for n := 0; ; n += 1 + n/3 {
