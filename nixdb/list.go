@@ -48,13 +48,24 @@ func (db *DB) AllPaths(ctx context.Context) iter.Seq2[storepath.Path, error] {
 
 // AllPathInfos is AllPaths with the infos, each as it is when its turn comes.
 func (db *DB) AllPathInfos(ctx context.Context) iter.Seq2[*store.PathInfo, error] {
+	const most = 1 << 17 // that is, some 15 MiB: paths refer to others everywhere
+	var all names        // that a view has told; see names
 	return pages(ctx, db, "listing all path infos", "ValidPaths", func(c *conn, after, upTo int64) (list []*store.PathInfo, last int64, err error) {
-		if db.look(c, func(c *conn, v *view) error {
-			list, last, err = db.seenInfos(v, after, upTo, c.names())
+		known := all
+		if after == 0 || len(known) > most {
+			known = make(names)
+		}
+		if db.look(c, func(_ *conn, v *view) error {
+			if known == nil { // what the last look has told may be wrong
+				known = make(names)
+			}
+			all, known = known, nil
+			list, last, err = db.seenInfos(v, after, upTo, all)
 			return err
 		}) {
 			return list, last, nil
 		}
+		all = make(names)
 		list, last = nil, 0
 		names := c.names()
 		var ids []int64

@@ -64,6 +64,9 @@ func runInfo(ctx context.Context, g *globals, o infoOptions, args []string) erro
 		return err
 	}
 	return g.with(ctx, func(st store.Store) error {
+		if l, ok := store.As[store.InfoLister](st); ok && o.all && o.json && !o.closureSize {
+			return streamInfos(ctx, g.out, st.Dir(), l)
+		}
 		paths, err := selectPaths(ctx, st, o.all, named)
 		if err != nil {
 			return err
@@ -77,6 +80,21 @@ func runInfo(ctx context.Context, g *globals, o infoOptions, args []string) erro
 		}
 		return o.print(ctx, g.out, st, paths)
 	})
+}
+
+// streamInfos prints all infos as they come, in no particular order, so that it does
+// not matter how many there are.
+func streamInfos(ctx context.Context, out *output, dir storepath.Dir, l store.InfoLister) error {
+	pr := &jsonInfos{out: out, dir: dir}
+	for info, err := range l.AllPathInfos(ctx) {
+		if err != nil {
+			return err
+		}
+		if err := pr.print(info.Path, info); err != nil {
+			return err
+		}
+	}
+	return pr.end()
 }
 
 // infoPrinter prints some path infos. Those of JSON may be nil.
