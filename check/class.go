@@ -97,9 +97,9 @@ func Classes() []*Class {
 			Repair:      "the whiteout is deleted",
 			line:        findHidingWhiteout, mendAll: mendWhiteouts,
 		}, {
-			Code: ObjectHidesLower, Severity: Damage,
+			Code: ObjectHidesLower, Severity: Disorder, // as a collection leaves it that was killed
 			Title:       "something that is not registered hides an object of a lower",
-			Consequence: "Whoever uses the path gets contents that nobody has verified.",
+			Consequence: "Whoever uses the path gets contents that nobody answers for any more.",
 			Repair:      "it is deleted, as a garbage collection would",
 			line:        findHidingObject, mendAll: mendStrays,
 		}, {

@@ -91,7 +91,7 @@ func (r *repairs) restore(ctx context.Context, f *Finding, info *store.PathInfo)
 			return context.Cause(ctx)
 		}
 		if err == nil {
-			activity.Logf(ctx, activity.Info, "repaired path '%s' from %s", path, way.from)
+			activity.Logf(ctx, activity.Talkative, "repaired path '%s' from %s", path, way.from)
 			return nil
 		}
 		why = fmt.Errorf("%w; from %s: %w", why, way.from, err)

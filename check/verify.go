@@ -37,12 +37,14 @@ func logFinding(ctx context.Context, f *Finding, repair bool) {
 	case f.Outcome != Found:
 		return
 	}
-	class := classOf(f.Code)
-	level := activity.Error
-	if class.Severity == Disorder {
+	level, text := activity.Error, f.nix
+	switch {
+	case classOf(f.Code).Severity == Damage:
+	case text == "":
+		level = activity.Talkative // Nix does not look for it: with -v
+	default:
 		level = activity.Info
 	}
-	text := f.nix
 	if text == disappeared {
 		return // whether something refers to it turns out later
 	}

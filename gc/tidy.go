@@ -23,7 +23,8 @@ import (
 func (c *collection) tidy(ctx context.Context) error {
 	c.result.Paths = c.texts.list
 	deletes := c.opts.Action == store.DeleteDead || c.opts.Action == store.DeleteSpecific
-	shared := true // whether a file may have lost a name that has others
+	// Whether a file may have lost a name that has others: not if nothing was deleted.
+	shared := c.opts.Action != store.DeleteSpecific
 	var err error
 	if c.trash != nil {
 		c.result.BytesFreed = c.trash.settle()
