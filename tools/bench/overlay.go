@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"time"
 
 	"golang.org/x/sys/unix"
 
@@ -59,11 +60,17 @@ func mountOverlay(lower, root, at string) (end func() error, err error) {
 	return func() error { return unmount(at) }, nil
 }
 
+// unmount waits a while for processes that are about to end.
 func unmount(at string) error {
-	if err := unix.Unmount(at, 0); err != nil {
-		return fmt.Errorf("unmount %s: %w", at, err)
+	for deadline := time.Now().Add(5 * time.Second); ; time.Sleep(10 * time.Millisecond) {
+		err := unix.Unmount(at, 0)
+		if err == nil {
+			return nil
+		}
+		if !errors.Is(err, unix.EBUSY) || time.Now().After(deadline) {
+			return fmt.Errorf("unmount %s: %w", at, err)
+		}
 	}
-	return nil
 }
 
 // checkOf is the command that asks about one path, which makes stock Nix copy
