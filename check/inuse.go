@@ -3,7 +3,9 @@ package check
 import (
 	"bytes"
 	"context"
+	"errors"
 	"io"
+	"io/fs"
 	"os"
 	"path/filepath"
 	"slices"
@@ -94,11 +96,11 @@ func unlocked(f *os.File) bool {
 // after.
 const settling = 10 * time.Second
 
-// recent tells whether something was changed a moment ago.
+// recent tells whether something was changed a moment ago, or is gone by now.
 func recent(path string) bool {
 	fi, err := os.Lstat(path)
 	if err != nil {
-		return false
+		return errors.Is(err, fs.ErrNotExist)
 	}
 	age := time.Since(fi.ModTime())
 	return age < settling && age > -settling

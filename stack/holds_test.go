@@ -408,9 +408,13 @@ func TestLeaningKilledAnywhere(t *testing.T) {
 			if runErr != nil && cmd.ProcessState.String() != "signal: killed" {
 				t.Fatalf("point %d: %v\n%s", at, runErr, out)
 			}
-			s := openStore(t, local.Options{State: w.path("upper/state"), Real: w.path("upper/layer"), ReadOnly: true})
-			rows, err := s.DB().ValidPaths(t.Context(), []storepath.Path{used.Path()})
+			// As the next process does, and not only read: the log is left as it was.
+			s, err := local.Open(t.Context(), local.Options{State: w.path("upper/state"), Real: w.path("upper/layer")})
 			if err != nil {
+				t.Fatal(err)
+			}
+			rows, err := s.DB().ValidPaths(t.Context(), []storepath.Path{used.Path()})
+			if err = errors.Join(err, s.Close()); err != nil {
 				t.Fatal(err)
 			}
 			roots := rootsIn(t, filepath.Join(w.path("base"), stateInRoot, rootsDir, "me"))
