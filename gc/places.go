@@ -10,6 +10,8 @@ import (
 	"strings"
 	"sync"
 
+	"golang.org/x/sys/unix"
+
 	"github.com/strata-nix/strata/internal/mount"
 	"github.com/strata-nix/strata/nixhash"
 	"github.com/strata-nix/strata/storepath"
@@ -109,8 +111,8 @@ func (p *places) learn(file, namespace, root string) (mounted []storepath.Path, 
 	table, err := readMounts(file)
 	var bad *mount.TableError
 	switch {
-	case gone(err), errors.As(err, &bad):
-		return nil, nil // it has ended, perhaps while it was read
+	case gone(err), errors.Is(err, unix.EINVAL), errors.As(err, &bad):
+		return nil, nil // it has ended, or is about to, or did while it was read
 	case err != nil:
 		return nil, err
 	}
