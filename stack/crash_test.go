@@ -33,9 +33,6 @@ func TestMain(m *testing.M) {
 		}
 		upAndDown(os.Getenv(crashIn), at)
 	}
-	if at, err := strconv.Atoi(os.Getenv(leanAtEnv)); err == nil {
-		leanAndDie(os.Getenv(crashIn), at)
-	}
 	if at, err := strconv.Atoi(os.Getenv(modelAtEnv)); err == nil {
 		stepAndDie(at)
 	}
