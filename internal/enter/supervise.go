@@ -57,7 +57,7 @@ func Supervise(server *exec.Cmd, o Options) (syscall.WaitStatus, error) {
 	}
 	s := &supervisor{
 		server: server.Process.Pid, conn: conn, lost: o.Lost, started: make(chan int), changes: make(chan change),
-		ended: make(map[int]syscall.WaitStatus),
+		early: make(map[int]syscall.WaitStatus),
 	}
 	s.terminal, _ = os.OpenFile("/dev/tty", os.O_RDWR|unix.O_NOCTTY, 0) // none: no signals come from one
 	go s.hear()
@@ -147,8 +147,9 @@ type supervisor struct {
 
 	starting bool             // the command is about to start
 	held     []syscall.Signal // that came then
+	group    int              // of the command, which had the terminal when it stopped; or 0
 
-	ended  map[int]syscall.WaitStatus // who has ended before we knew who it was
+	early  map[int]syscall.WaitStatus // who has ended, or stopped, before we knew who it was
 	status *syscall.WaitStatus        // of the command
 }
 
@@ -236,7 +237,7 @@ func (s *supervisor) know(pid int, ok bool) {
 	}
 	if pid > 0 {
 		s.command = pid
-		if status, ok := s.ended[pid]; ok {
+		if status, ok := s.early[pid]; ok {
 			s.changed(change{pid, status})
 		}
 	}
@@ -251,14 +252,31 @@ func (s *supervisor) know(pid int, ok bool) {
 func (s *supervisor) changed(c change) {
 	switch {
 	case c.status.Stopped() && c.pid == s.command:
-		// Whoever waits for us is to see it, and to take the terminal.
-		_ = unix.Kill(os.Getpid(), unix.SIGSTOP)
-	case c.status.Stopped():
+		s.stop()
 	case c.pid != s.command:
-		s.ended[c.pid] = c.status
+		s.early[c.pid] = c.status
 	default:
 		s.command, s.status = 0, &c.status
 		s.conn.Close() // which tells the server
+	}
+}
+
+// stop stops this process, for whoever waits for it to see that and to take the terminal.
+// A command with a process group of its own, such as a shell, had the terminal.
+func (s *supervisor) stop() {
+	group, err := unix.Getpgid(s.command)
+	if err == nil && group != unix.Getpgrp() && group == s.foreground() {
+		s.group = group
+	}
+	_ = unix.Kill(os.Getpid(), unix.SIGSTOP) // which may take effect a little later
+}
+
+// goOn gives the terminal back to the command, if we got it and it had it. It does not
+// ask for it itself: it believes that it has never lost it.
+func (s *supervisor) goOn() {
+	if s.group != 0 && s.foreground() == unix.Getpgrp() {
+		_ = unix.IoctlSetPointerInt(int(s.terminal.Fd()), unix.TIOCSPGRP, s.group) // the group may be gone
+		s.group = 0
 	}
 }
 
@@ -278,18 +296,25 @@ func (s *supervisor) forward(sig syscall.Signal) {
 		if sig != unix.SIGINT {
 			sig = unix.SIGTERM
 		}
-	case (sig == unix.SIGINT || sig == unix.SIGQUIT || sig == unix.SIGTSTP) && s.inForeground():
+	case (sig == unix.SIGINT || sig == unix.SIGQUIT || sig == unix.SIGTSTP) && s.foreground() == unix.Getpgrp():
 		return
+	}
+	if sig == unix.SIGCONT {
+		s.goOn()
 	}
 	if to != 0 {
 		_ = unix.Kill(to, sig) // a child that was not waited for
 	}
 }
 
-func (s *supervisor) inForeground() bool {
+// foreground is the process group that has the terminal; 0 without one.
+func (s *supervisor) foreground() int {
 	if s.terminal == nil {
-		return false
+		return 0
 	}
 	group, err := unix.IoctlGetInt(int(s.terminal.Fd()), unix.TIOCGPGRP)
-	return err == nil && group == unix.Getpgrp()
+	if err != nil {
+		return 0
+	}
+	return group
 }
