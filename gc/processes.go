@@ -49,7 +49,7 @@ func ProcessRoots(ctx context.Context, procDir string, dir storepath.Dir, also .
 		s.text(filepath.Join(procDir, name), new(scratch))
 	}
 	if n := s.hidden.Load(); n > 0 {
-		activity.Logf(ctx, activity.Info, "%d processes of others could not be looked at; what only they use is not kept for them", n)
+		activity.Logf(ctx, activity.Talkative, "%d processes of others could not be looked at; what only they use is not kept for them", n)
 	}
 	return s.roots, nil
 }
