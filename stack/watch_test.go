@@ -199,9 +199,9 @@ func TestManyChangesAreFewRefreshes(t *testing.T) {
 
 func TestRefreshThatFailsIsTriedWithTheNextChange(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		n := 0
+		var n atomic.Int64
 		w, l := fake(t, WatchNever, "/", func(context.Context) error {
-			if n++; n == 1 {
+			if n.Add(1) == 1 {
 				return errors.New("no")
 			}
 			return nil
@@ -211,7 +211,7 @@ func TestRefreshThatFailsIsTriedWithTheNextChange(t *testing.T) {
 		time.Sleep(time.Minute)
 		w.changed(l)
 		time.Sleep(time.Minute)
-		if n != 2 {
+		if n := n.Load(); n != 2 {
 			t.Errorf("%d attempts", n)
 		}
 		w.stop()
@@ -225,7 +225,7 @@ func TestLowerThatGoesAwayAndComesBack(t *testing.T) {
 		t.Fatal(err)
 	}
 	var refreshes atomic.Int64
-	w, l := fake(t, WatchInotify, dir, func(context.Context) error { refreshes.Add(1); return nil })
+	w, _ := fake(t, WatchInotify, dir, func(context.Context) error { refreshes.Add(1); return nil })
 	w.start()
 	defer w.stop()
 	await(t, "it is watched", func() bool {
@@ -241,7 +241,7 @@ func TestLowerThatGoesAwayAndComesBack(t *testing.T) {
 		t.Fatal(err)
 	}
 	await(t, "the problem is over", func() bool { return w.status()[0].Problem == "" })
-	was := l.st.Changes
+	was := w.status()[0].Changes
 	await(t, "it is watched again", func() bool {
 		_ = os.WriteFile(filepath.Join(dir, "00000000000000000000000000000000-b"), nil, 0o600)
 		_ = os.Remove(filepath.Join(dir, "00000000000000000000000000000000-b"))
