@@ -27,7 +27,7 @@ func daemonRows(o options) []row {
 		for _, n := range conns {
 			rows = append(rows, row{
 				name: fmt.Sprintf("daemon/%s-%d", op, n), what: fmt.Sprintf("%s, %d connections", what, n), unit: perSecond,
-				target: target, needs: []need{o.paths(million)}, run: askRow(million, load{Op: op, Conns: n}),
+				target: target, tail: op == "isvalid", needs: []need{o.paths(million)}, run: askRow(million, load{Op: op, Conns: n}),
 			})
 		}
 	}

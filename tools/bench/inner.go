@@ -3,12 +3,10 @@ package main
 import (
 	"context"
 	"encoding/json"
-	"errors"
 	"fmt"
 	"os"
 	"os/exec"
 	"runtime"
-	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -27,28 +25,28 @@ func inner(ctx context.Context, s spec) error {
 		return err
 	}
 	out := json.NewEncoder(os.Stdout)
-	for _, f := range families {
-		for _, r := range f.rows(s.Options) {
-			if !slices.Contains(s.Rows, r.name) {
-				continue
-			}
-			res := w.measure(ctx, r)
-			if ctx.Err() != nil {
-				return errors.Join(ctx.Err(), w.drop())
-			}
-			res.Where = here
-			res.Where.Date, res.Where.Load = time.Now().UTC().Truncate(time.Minute), loadAverage()
-			tell(r, &res)
-			if err := out.Encode(report{r.name, res}); err != nil {
-				return err
-			}
+	family := ""
+	for _, r := range rowsNamed(s.Options, s.Rows) {
+		if r.family != family { // what one family uses is in the way of the next
+			w.drop(family)
+			family = r.family
 		}
-		if err := w.drop(); err != nil {
+		res := w.measure(ctx, r)
+		if ctx.Err() != nil {
+			break
+		}
+		res.Where = here
+		res.Where.Date, res.Where.Load = now(), loadAverage()
+		tell(r, &res)
+		if err := out.Encode(report{r.name, res}); err != nil {
 			return err
 		}
 	}
-	return nil
+	w.drop(family)
+	return ctx.Err()
 }
+
+func now() time.Time { return time.Now().UTC().Truncate(time.Minute) }
 
 // measure runs a row on both sides in turn.
 func (w *world) measure(ctx context.Context, r row) (res result) {

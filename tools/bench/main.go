@@ -18,8 +18,10 @@
 // ends. Where writing files is part of the workload they go to a tmpfs, so that
 // the disk's own cost stays out of the figures.
 //
-// Results are kept as JSON beside the table: a run of some rows replaces just
-// these. The inputs are those of internal/corpus, kept in the test cache.
+// Results are kept as JSON beside the table, both written after each row: a run
+// of some rows, or one that was interrupted, replaces just these. A row that
+// fails, hangs, or takes the world with it says so in the table, and the others
+// go on. The inputs are those of internal/corpus, kept in the test cache.
 //
 // "bench load" is the load client by itself: see load.go.
 //
@@ -126,27 +128,40 @@ func outer(ctx context.Context, args []string) error {
 	if err != nil {
 		return err
 	}
-	failed, err := runInWorld(ctx, o, dir, bin, rows, kept)
-	if o.Scale == 1 { // what has run before something went wrong, too
-		err = errors.Join(err, kept.write(json), writeReport(out, kept))
-	}
+	failed := 0
+	// Each row is written down when it has run: whatever happens to the rest, it is kept.
+	err = runInWorld(ctx, o, dir, bin, rows, func(r row, res *result) error {
+		if res.Why != "" {
+			failed++
+		}
+		kept.Rows[r.name] = res
+		if o.Scale != 1 {
+			return nil
+		}
+		return errors.Join(kept.write(json), writeReport(out, kept))
+	})
 	if err == nil && failed > 0 {
 		err = fmt.Errorf("%d rows failed", failed)
 	}
 	return err
 }
 
-// choose gives the rows that the options are about.
+// choose gives the rows that the options are about, those that take minutes
+// last: whoever has not the time for them stops when only they are left.
 func choose(o options) ([]row, error) {
 	re, err := regexp.Compile(o.Run)
 	if err != nil {
 		return nil, err
 	}
-	var rows []row
+	var rows, long []row
 	for _, r := range allRows(o) {
-		if re.MatchString(r.name) && (!r.long || o.LongPairs > 0) {
+		switch {
+		case !re.MatchString(r.name):
+		case !r.long:
 			rows = append(rows, r)
+		case o.LongPairs > 0:
+			long = append(long, r)
 		}
 	}
-	return rows, nil
+	return append(rows, long...), nil
 }

@@ -41,18 +41,18 @@ func writeReport(file string, kept *results) error {
 func writeBody(out *bytes.Buffer, kept *results) {
 	o := options{Scale: 1}
 	machines := kept.machines()
+	if len(machines) == 0 {
+		return
+	}
 	for i, m := range machines {
 		fmt.Fprintf(out, "%s %s, %d cores, %d GiB, Linux %s; %s; %s; %s.\n", mark(i), m.CPU, m.Cores, m.Memory, m.Kernel, m.Nix, m.Strata, m.Go)
 	}
 	for _, f := range families {
 		var lines []string
 		for _, r := range f.rows(o) {
-			if res := kept.Rows[r.name]; res != nil && !strings.HasPrefix(r.name, "curve/") {
-				lines = append(lines, r.line(res, mark(slices.Index(machines, res.Where.same()))))
+			if !strings.HasPrefix(r.name, "curve/") {
+				lines = append(lines, r.line(kept.of(r), machines))
 			}
-		}
-		if len(lines) == 0 {
-			continue
 		}
 		fmt.Fprintf(out, "\n## %s\n\n", f.name)
 		out.WriteString("| row | what | stock | strata | times as good | by pairs | wanted | CPU | memory, stock | strata | p99 µs, stock | strata | pairs | date |\n")
@@ -67,6 +67,18 @@ func writeBody(out *bytes.Buffer, kept *results) {
 
 // mark names a machine in the table.
 func mark(i int) string { return fmt.Sprintf("[%d]", i+1) }
+
+// when says when and on which machine a row ran.
+func (m machine) when(machines []machine) string {
+	if m.Date.IsZero() {
+		return ""
+	}
+	date := m.Date.Format("2006-01-02")
+	if i := slices.Index(machines, m.same()); i >= 0 {
+		date += " " + mark(i)
+	}
+	return date
+}
 
 // same is a machine without what differs from row to row.
 func (m machine) same() machine {
@@ -83,7 +95,7 @@ func (r *results) machines() []machine {
 	slices.SortFunc(all, func(a, b *result) int { return b.Where.Date.Compare(a.Where.Date) })
 	var list []machine
 	for _, res := range all {
-		if m := res.Where.same(); !slices.Contains(list, m) {
+		if m := res.Where.same(); m != (machine{}) && !slices.Contains(list, m) {
 			list = append(list, m)
 		}
 	}
@@ -91,10 +103,10 @@ func (r *results) machines() []machine {
 }
 
 // line is a row of the table.
-func (r row) line(res *result, where string) string {
-	date := res.Where.Date.Format("2006-01-02") + " " + where
+func (r row) line(res *result, machines []machine) string {
+	date := res.Where.when(machines)
 	if res.Why != "" {
-		return fmt.Sprintf("| %s | %s | | | %s | | %s | | | | | | | %s |\n", r.name, r.what, res.Why, r.wanted(), date)
+		return fmt.Sprintf("| %s | %s | | | %s | | %s | | | | | | | %s |\n", r.name, r.what, cell(res.Why), r.wanted(), date)
 	}
 	ofMedians, ofPairs := res.ratios(r.unit)
 	cells := []string{
@@ -130,6 +142,9 @@ func (r row) wanted() string {
 	if r.memory > 0 {
 		parts = append(parts, fmt.Sprintf("under %g MiB", r.memory))
 	}
+	if r.tail {
+		parts = append(parts, "p99 no worse")
+	}
 	return strings.Join(parts, ", ")
 }
 
@@ -138,12 +153,16 @@ func (r row) verdict(res *result) string {
 	ofMedians, _ := res.ratios(r.unit)
 	short := r.target > 0 && ofMedians < r.target ||
 		r.limit > 0 && median(pick(res.Ours, valueOf)) > r.limit ||
-		r.memory > 0 && median(pick(res.Ours, memoryOf)) > r.memory
+		r.memory > 0 && median(pick(res.Ours, memoryOf)) > r.memory ||
+		r.tail && median(pick(res.Ours, p99Of)) > median(pick(res.Stock, p99Of))
 	if short {
 		return ": **short**"
 	}
 	return ""
 }
+
+// cell is text that may be anything, within a table.
+func cell(text string) string { return strings.ReplaceAll(text, "|", "\\|") }
 
 func p99Of(s sample) float64 { return s.P99 }
 
@@ -181,7 +200,7 @@ func writeCurves(out *bytes.Buffer, o options, kept *results) {
 	var names []string
 	points := map[string][]row{}
 	for _, r := range allRows(o) {
-		if r.curve == "" || kept.Rows[r.name] == nil || kept.Rows[r.name].Why != "" {
+		if r.curve == "" {
 			continue
 		}
 		if points[r.curve] == nil {
@@ -189,18 +208,23 @@ func writeCurves(out *bytes.Buffer, o options, kept *results) {
 		}
 		points[r.curve] = append(points[r.curve], r)
 	}
-	for i, name := range names {
-		if i == 0 {
-			out.WriteString("\n## How cost grows\n")
-		}
+	out.WriteString("\n## How cost grows\n")
+	for _, name := range names {
 		rows := points[name]
 		slices.SortFunc(rows, func(a, b row) int { return cmp.Compare(a.at, b.at) })
-		fmt.Fprintf(out, "\n%s\n\n| | stock | strata | times as good | memory, stock | strata |\n|--:|--:|--:|--:|--:|--:|\n", name)
+		fmt.Fprintf(out, "\n%s\n\n| | stock | strata | times as good | memory, stock | strata | pairs |\n|--:|--:|--:|--:|--:|--:|--:|\n", name)
 		for _, r := range rows {
-			res := kept.Rows[r.name]
-			ofMedians, _ := res.ratios(r.unit)
-			fmt.Fprintf(out, "| %d | %s | %s | %s | %s | %s |\n", r.at, r.value(res.Stock), r.value(res.Ours), times(ofMedians),
-				number(median(pick(res.Stock, memoryOf))), number(median(pick(res.Ours, memoryOf))))
+			out.WriteString(r.point(kept.of(r)))
 		}
 	}
+}
+
+// point is a row of a curve's table.
+func (r row) point(res *result) string {
+	if res.Why != "" {
+		return fmt.Sprintf("| %d | | | %s | | | |\n", r.at, cell(res.Why))
+	}
+	ofMedians, _ := res.ratios(r.unit)
+	return fmt.Sprintf("| %d | %s | %s | %s | %s | %s | %d |\n", r.at, r.value(res.Stock), r.value(res.Ours), times(ofMedians),
+		number(median(pick(res.Stock, memoryOf))), number(median(pick(res.Ours, memoryOf))), len(res.Ours))
 }

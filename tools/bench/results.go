@@ -46,6 +46,14 @@ func readResults(file string) (*results, error) {
 	return r, json.Unmarshal(b, r)
 }
 
+// of is what came of a row, if only that it never ran.
+func (r *results) of(row row) *result {
+	if res := r.Rows[row.name]; res != nil {
+		return res
+	}
+	return &result{Why: "not run yet"}
+}
+
 func (r *results) write(file string) error {
 	b, err := json.MarshalIndent(r, "", " ")
 	if err != nil {

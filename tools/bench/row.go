@@ -40,13 +40,15 @@ type sample struct {
 
 // row is one line of the table.
 type row struct {
-	name string
-	what string // for people
-	unit unit
+	name   string
+	family string // which of the families it is of
+	what   string // for people
+	unit   unit
 	// target is how many times as fast as stock Nix, or how much smaller, strata
 	// is to be; 0: none. limit is what the value is to be under, in the row's unit,
 	// and memory the same for memory in MiB.
 	target, limit, memory float64
+	tail                  bool // p99 is to be no worse than that of stock Nix
 
 	needs []need
 	long  bool // one run of stock Nix takes more than a minute
@@ -77,10 +79,27 @@ var families = []struct {
 	{"NAR", narRows},
 }
 
+// allRows are the rows of all families in the order of the table.
 func allRows(o options) []row {
 	var rows []row
 	for _, f := range families {
-		rows = append(rows, f.rows(o)...)
+		for _, r := range f.rows(o) {
+			r.family = f.name
+			rows = append(rows, r)
+		}
+	}
+	return rows
+}
+
+// rowsNamed are the rows of these names, in the order of the names.
+func rowsNamed(o options, names []string) []row {
+	all := map[string]row{}
+	for _, r := range allRows(o) {
+		all[r.name] = r
+	}
+	rows := make([]row, len(names))
+	for i, name := range names {
+		rows[i] = all[name]
 	}
 	return rows
 }

@@ -10,6 +10,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"strings"
+	"time"
 
 	"golang.org/x/sys/unix"
 
@@ -42,6 +43,7 @@ type spec struct {
 	Rows    []string // names
 	Inputs  inputs
 	Dir     string // a scratch directory on a disk
+	World   string // the name of this world's own directory in there
 }
 
 // report is what it tells of a row.
@@ -51,36 +53,65 @@ type report struct {
 }
 
 // runInWorld makes the inputs and runs the rows in a new world, which is gone
-// when it returns. It gives how many rows failed.
-func runInWorld(ctx context.Context, o options, dir, strata string, rows []row, kept *results) (failed int, err error) {
+// when it returns. What came of a row is told to took as soon as it is known.
+func runInWorld(ctx context.Context, o options, dir, strata string, rows []row, took func(row, *result) error) (err error) {
 	if os.Geteuid() != 0 {
-		return 0, errors.New("this needs root: stores of both sides are made, mounted and built in")
+		return errors.New("this needs root: stores of both sides are made, mounted and built in")
 	}
 	tree, err := testenv.Tree(ctx, nixVersion, false, os.Stderr)
 	if err != nil {
-		return 0, fmt.Errorf("stock Nix %s: %w", nixVersion, err)
+		return fmt.Errorf("stock Nix %s: %w", nixVersion, err)
 	}
 	scratch, err := os.MkdirTemp(dir, "strata-bench-")
 	if err != nil {
-		return 0, err
+		return err
 	}
 	defer func() { err = errors.Join(err, testenv.RemoveAll(scratch)) }()
 	nix, err := testenv.NixIn(tree, nixVersion, scratch)
 	if err != nil {
-		return 0, err
+		return err
 	}
 	in, err := makeInputs(ctx, o, nix, rows)
 	if err != nil {
-		return 0, err
-	}
-	s := spec{Options: o, Inputs: in, Dir: scratch}
-	for _, r := range rows {
-		s.Rows = append(s.Rows, r.name)
+		return err
 	}
 	if nix, err = equip(nix, strata, in); err != nil {
-		return 0, err
+		return err
 	}
-	return s.start(ctx, nix, kept)
+	return runRows(ctx, spec{Options: o, Inputs: in, Dir: scratch}, nix, rows, took)
+}
+
+// runRows runs rows in as many worlds as it takes: a row with which its world
+// ends, or in which nothing comes to an end, has failed, and the rest goes on in
+// the next.
+func runRows(ctx context.Context, s spec, nix *testenv.NixEnv, rows []row, took func(row, *result) error) error {
+	for n := 0; len(rows) > 0; n++ {
+		s.World = fmt.Sprintf("world-%d", n)
+		s.Rows = nil
+		for _, r := range rows {
+			s.Rows = append(s.Rows, r.name)
+		}
+		done := 0
+		ended, err := s.start(ctx, nix, func(res *result) error {
+			done++
+			return took(rows[done-1], res)
+		})
+		if err = errors.Join(ctx.Err(), err); err != nil {
+			return err
+		}
+		if rows = rows[done:]; len(rows) == 0 {
+			return ended
+		}
+		why := "the process that measures has ended early"
+		if ended != nil {
+			why = firstLine(ended.Error())
+		}
+		if err := took(rows[0], &result{Why: why, Where: machine{Date: now()}}); err != nil {
+			return err
+		}
+		rows = rows[1:]
+	}
+	return nil
 }
 
 func makeInputs(ctx context.Context, o options, nix *testenv.NixEnv, rows []row) (inputs, error) {
@@ -128,11 +159,16 @@ func equip(nix *testenv.NixEnv, strata string, in inputs) (*testenv.NixEnv, erro
 	return nix.With("NIX_CONFIG", nixConfig).With("PATH", toolDir+":/usr/sbin:/usr/bin:/sbin:/bin"), nil
 }
 
-// start runs the inner process and takes its reports as they come.
-func (s spec) start(ctx context.Context, nix *testenv.NixEnv, kept *results) (failed int, err error) {
+// patience is how long a row may take. The slowest, five pairs of stock Nix
+// loading a million paths, take half an hour.
+const patience = 45 * time.Minute
+
+// start runs the inner process and hands on its results as they come, in the
+// order of the rows. How it ended is told apart from what went wrong here.
+func (s spec) start(ctx context.Context, nix *testenv.NixEnv, took func(*result) error) (ended, err error) {
 	arg, err := json.Marshal(s)
 	if err != nil {
-		return 0, err
+		return nil, err
 	}
 	cmd := nix.Command(ctx, benchPath, innerName, string(arg))
 	// The first process of a PID namespace takes all others with it.
@@ -141,24 +177,29 @@ func (s spec) start(ctx context.Context, nix *testenv.NixEnv, kept *results) (fa
 	cmd.Stderr = os.Stderr
 	out, err := cmd.StdoutPipe()
 	if err != nil {
-		return 0, err
+		return nil, err
 	}
 	if err := cmd.Start(); err != nil {
-		return 0, err
+		return nil, err
 	}
+	watchdog := time.AfterFunc(patience, func() { cmd.Process.Kill() })
+	defer watchdog.Stop()
 	lines := bufio.NewScanner(out)
 	lines.Buffer(nil, 1<<20)
 	for lines.Scan() {
+		watchdog.Reset(patience)
 		var r report
-		if err := json.Unmarshal(lines.Bytes(), &r); err != nil {
-			return failed, errors.Join(err, cmd.Cancel(), cmd.Wait())
+		err := json.Unmarshal(lines.Bytes(), &r)
+		if err == nil {
+			err = took(&r.Result)
 		}
-		if r.Result.Why != "" {
-			failed++
+		if err != nil {
+			cmd.Process.Kill()
+			cmd.Wait() // killed
+			return nil, err
 		}
-		kept.Rows[r.Row] = &r.Result
 	}
-	return failed, errors.Join(lines.Err(), cmd.Wait())
+	return cmd.Wait(), lines.Err()
 }
 
 // world is the inside, as rows see it.
@@ -179,7 +220,8 @@ type fixture struct {
 
 // enterWorld makes what the inside needs besides what it was started with.
 func enterWorld(s spec) (*world, error) {
-	w := &world{o: s.Options, inputs: s.Inputs, disk: filepath.Join(s.Dir, "disk"), mem: filepath.Join(s.Dir, "mem")}
+	dir := filepath.Join(s.Dir, s.World)
+	w := &world{o: s.Options, inputs: s.Inputs, disk: filepath.Join(dir, "disk"), mem: filepath.Join(dir, "mem")}
 	if err := unix.Mount("proc", "/proc", "proc", 0, ""); err != nil {
 		return nil, fmt.Errorf("mount /proc: %w", err)
 	}
@@ -215,16 +257,17 @@ func keep[T any](w *world, key string, make func() (T, func() error, error)) (T,
 	return v, err
 }
 
-// drop ends all fixtures, the last first.
-func (w *world) drop() error {
-	var errs []error
+// drop ends all fixtures, the last first. One that does not end well is told
+// and left behind; the rows after it do not depend on it.
+func (w *world) drop(family string) {
 	for i := len(w.kept) - 1; i >= 0; i-- {
 		if end := w.kept[i].close; end != nil {
-			errs = append(errs, end())
+			if err := end(); err != nil {
+				fmt.Fprintf(os.Stderr, "bench: after the rows of %s: %s: %v\n", family, w.kept[i].key, err)
+			}
 		}
 	}
 	w.kept = nil
-	return errors.Join(errs...)
 }
 
 // fresh gives the path of an empty directory in memory, whose former contents go.
