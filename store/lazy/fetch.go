@@ -131,7 +131,7 @@ func (f *fetcher) run(ctx context.Context, j *job, info *store.PathInfo) {
 	if err != nil {
 		if ctx.Err() == nil {
 			f.s.count.failed.Add(1)
-			f.s.o.Log.Error(err.Error())
+			f.s.complain("fetch "+p.Base(), err)
 		}
 		finish(err)
 		return
@@ -183,8 +183,19 @@ func (s *Store) obtain(ctx context.Context, info *store.PathInfo) (*stage, error
 		if isFull(err) {
 			break // that is not the origin's fault
 		}
+		s.blame(from, err)
+		if isWrong(err) {
+			s.count.refused.Add(1)
+		}
 	}
 	return nil, s.unavailable(info.Path, errs)
+}
+
+// isWrong tells whether something came that was not what was promised.
+func isWrong(err error) bool {
+	var hash *store.HashMismatchError
+	var size *store.SizeMismatchError
+	return errors.As(err, &hash) || errors.As(err, &size)
 }
 
 func isFull(err error) bool { return errors.Is(err, unix.ENOSPC) || errors.Is(err, unix.EDQUOT) }
@@ -209,6 +220,7 @@ func (s *Store) obtainFrom(ctx context.Context, from *origin, info *store.PathIn
 	if err != nil {
 		return nil, err
 	}
+	s.asked(from)
 	st.origin = from.Store.URI()
 	if err := st.unpack(w.ctx, r); err != nil {
 		st.remove()

@@ -37,13 +37,18 @@ func (ob *object) Tree() *fusefs.Tree { return ob.tree }
 // Readlink gives a target, of a tree that is certain.
 func (ob *object) Readlink(ctx context.Context, node uint32) (string, error) {
 	if err := ob.verify(ctx); err != nil {
-		return "", err
+		return "", ob.o.s.answered(ctx, err)
 	}
 	return ob.tree.Node(node).Target, nil
 }
 
 // ReadAt reads from a file, which is fetched with its object if it is not here.
 func (ob *object) ReadAt(ctx context.Context, node uint32, p []byte, off int64) (int, error) {
+	n, err := ob.readAt(ctx, node, p, off)
+	return n, ob.o.s.answered(ctx, err)
+}
+
+func (ob *object) readAt(ctx context.Context, node uint32, p []byte, off int64) (int, error) {
 	size := ob.tree.Node(node).Size
 	if off >= size {
 		return 0, nil
@@ -96,8 +101,8 @@ func (ob *object) damaged(name string, err error) error {
 		return err
 	}
 	err = &store.DamageError{Layer: "cache of lazy objects '" + ob.o.s.o.Cache.Dir() + "'", Path: ob.info.Path.Base() + "/" + name, Why: "a file cannot be read", Err: err}
-	ob.o.s.count.failed.Add(1)
-	ob.o.s.o.Log.Error(err.Error())
+	ob.o.s.count.damage.Add(1)
+	ob.o.s.complain("damage "+ob.info.Path.Base(), err)
 	return err
 }
 

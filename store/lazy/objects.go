@@ -125,9 +125,9 @@ func (o *Objects) Lookup(ctx context.Context, name string) (fusefs.Object, error
 // tell logs why something cannot be told.
 func (o *Objects) tell(ctx context.Context, p storepath.Path, err error) error {
 	if ctx.Err() == nil && !errors.Is(err, ErrUnavailable) { // that has been told
-		o.s.o.Log.Error(fmt.Sprintf("looking up '%s': %v", p, err))
+		o.s.complain("look up "+p.Base(), fmt.Errorf("looking up '%s': %w", p, err))
 	}
-	return err
+	return o.s.answered(ctx, err)
 }
 
 // describe finds the tree of a valid object, and gives it its number.

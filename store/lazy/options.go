@@ -3,6 +3,7 @@ package lazy
 import (
 	"cmp"
 	"errors"
+	"fmt"
 	"log/slog"
 	"time"
 
@@ -38,11 +39,40 @@ type Options struct {
 	// Offline asks no origin anything. What is here is valid as far as it can be
 	// believed, and nothing else.
 	Offline bool
+	// Verify says when contents are compared; "" is VerifyObject.
+	Verify Verify
 	// Patience is how long a transfer may make no progress before the next origin is tried;
 	// 0: DefaultPatience.
 	Patience time.Duration
 	// Log gets what goes wrong; nil: nobody does.
 	Log *slog.Logger
+}
+
+// Verify says when contents are compared with what was signed. See doc/formats/strata-toml.md.
+type Verify string
+
+// The ways to verify.
+const (
+	// VerifyObject compares what comes before its first byte is given to anybody: a whole object,
+	// or, with a signed index, a file. What is in the cache has been compared.
+	VerifyObject Verify = "object"
+	// VerifyAlways compares, besides, what is in the cache when a process first reads it, and
+	// again when it was changed since. Objects do not graduate.
+	VerifyAlways Verify = "always"
+	// VerifyStream gives bytes to readers as they come and compares the whole at its end. What
+	// turns out to be wrong is refused from then on, but somebody may have read it.
+	VerifyStream Verify = "stream"
+)
+
+// ParseVerify reads one of the ways; "" is VerifyObject.
+func ParseVerify(text string) (Verify, error) {
+	switch v := Verify(text); v {
+	case "":
+		return VerifyObject, nil
+	case VerifyObject, VerifyAlways, VerifyStream:
+		return v, nil
+	}
+	return "", fmt.Errorf("'%.40s' is none of \"object\", \"always\" and \"stream\"", text)
 }
 
 // DefaultPatience is longer than what a cache takes to answer in its worst moments.
@@ -55,6 +85,11 @@ func (o Options) withDefaults() (Options, error) {
 	o.URI = cmp.Or(o.URI, "lazy")
 	o.Dir = cmp.Or(o.Dir, storepath.DefaultDir)
 	o.Patience = cmp.Or(o.Patience, DefaultPatience)
+	var err error
+	if o.Verify, err = ParseVerify(string(o.Verify)); err != nil {
+		return o, fmt.Errorf("a lazy store's way to verify: %w", err)
+	}
+	o.Graduate = o.Graduate && o.Verify != VerifyAlways // what is read past us is not compared
 	if o.Log == nil {
 		o.Log = slog.New(slog.DiscardHandler)
 	}

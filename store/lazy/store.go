@@ -20,6 +20,7 @@ import (
 type Store struct {
 	o      Options
 	count  counters
+	health health
 	absent absent
 
 	ranking sync.Mutex

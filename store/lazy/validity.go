@@ -80,6 +80,7 @@ func (s *Store) ask(ctx context.Context, paths []storepath.Path) (found map[stor
 		isPartial := errors.As(err, &partial)
 		if err != nil && !isPartial {
 			s.count.unanswered.Add(1)
+			s.blame(from, err)
 		}
 		var next []storepath.Path
 		for i, p := range rest {
