@@ -46,7 +46,8 @@ func (e *ExecError) ExitStatus() uint64 {
 }
 
 // Start starts the command as a child of the supervisor's. An error about the command
-// itself is an [*ExecError].
+// itself is an [*ExecError]. If there is one, nothing was started; if not, [Server.Ended] tells
+// when that is over, and who the command has left is to be ended by [EndOthers].
 func (s *Server) Start(c Command) error {
 	path, err := lookPath(c)
 	if err != nil {
@@ -77,9 +78,9 @@ func (s *Server) Start(c Command) error {
 		}
 	}
 	go s.listen()
-	if _, err := s.conn.Write([]byte(strconv.Itoa(pid) + "\n")); err != nil {
-		return fmt.Errorf("tell that the command has been started: %w", err)
-	}
+	// If nobody hears it, nobody wants the command any more, which listen finds out: but
+	// started it is, and somebody has to end it.
+	_, _ = s.conn.Write([]byte(strconv.Itoa(pid) + "\n"))
 	return nil
 }
 

@@ -10,6 +10,7 @@ import (
 	"strconv"
 	"strings"
 	"syscall"
+	"time"
 
 	"golang.org/x/sys/unix"
 )
@@ -261,9 +262,20 @@ func (s *supervisor) changed(c change) {
 	}
 }
 
+// stopPause is longer than the kernel takes from one process of a group to the next.
+const stopPause = 10 * time.Millisecond
+
 // stop stops this process, for whoever waits for it to see that and to take the terminal.
 // A command with a process group of its own, such as a shell, had the terminal.
+//
+// A command that wanted to read in the background has stopped us, too. Then we hear of it only when
+// both go on, and if we are first, before the command does: whether it has stopped is what it is a little
+// later.
 func (s *supervisor) stop() {
+	time.Sleep(stopPause)
+	if state, _, ok := stat(s.command); !ok || state != 'T' {
+		return
+	}
 	group, err := unix.Getpgid(s.command)
 	if err == nil && group != unix.Getpgrp() && group == s.foreground() {
 		s.group = group
