@@ -36,7 +36,7 @@ var tiers = [][]string{
 	{"derivation", "objstore/http"},
 	{"store"},
 	{"export", "gc", "lease", "narinfo", "nixdb", "optimise", "profile", "registration", "trust"},
-	{"builder/buildlog", "builder/builtin", "builder/environment", "builder/output", "narinfo/diskcache", "substitute"},
+	{"builder/buildlog", "builder/builtin", "builder/environment", "builder/output", "fileindex", "narinfo/diskcache", "substitute"},
 	{"builder/execute", "builder/sandbox/stage"},
 	{"builder/remote"},
 	{"builder", "check", "merge", "pivot", "store/binarycache", "store/lazy", "worker"},

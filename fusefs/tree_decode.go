@@ -9,6 +9,14 @@ import (
 // same tree. Nobody may change them.
 func (t *Tree) Encoded() []byte { return t.data }
 
+// EncodedSize is how many bytes the encoded tree has that data begins with, perhaps more than there are.
+func EncodedSize(data []byte) (int, error) {
+	if len(data) < treeHeader || string(data[:8]) != treeMagic {
+		return 0, fmt.Errorf("%w: no magic", ErrTree)
+	}
+	return treeHeader + int(binary.LittleEndian.Uint32(data[8:]))*treeRecord + int(binary.LittleEndian.Uint32(data[12:])), nil
+}
+
 // DecodeTree reads an encoded tree, wherever it comes from. The tree keeps using data.
 func DecodeTree(data []byte) (*Tree, error) {
 	bad := func(format string, args ...any) (*Tree, error) {

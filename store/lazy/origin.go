@@ -4,6 +4,7 @@ import (
 	"context"
 	"io"
 
+	"github.com/strata-nix/strata/fileindex"
 	"github.com/strata-nix/strata/nar"
 	"github.com/strata-nix/strata/store"
 	"github.com/strata-nix/strata/storepath"
@@ -38,8 +39,7 @@ type RangeOpener interface {
 
 // Indexer is an origin that has indexes of objects.
 type Indexer interface {
-	// NarIndex gives the index of a valid path, as info describes it. It has been checked by
-	// then: a key that is trusted has signed it together with info's NAR hash. fs.ErrNotExist:
-	// there is none that could be believed.
-	NarIndex(ctx context.Context, info *store.PathInfo) (*Index, error)
+	// NarIndex gives the index of a valid path; fs.ErrNotExist if there is none. Nobody has checked
+	// whether a key that is trusted has signed it, nor whether it is about the promised object.
+	NarIndex(ctx context.Context, p storepath.Path) (*fileindex.Signed, error)
 }
