@@ -172,16 +172,9 @@ func runLazyEvict(ctx context.Context, g *globals, o lazyEvictOptions, args []st
 		}
 		eo.Paths = append(eo.Paths, p)
 	}
-	all := new(lazy.Evicted)
-	for _, dir := range lazyDomains(co.Dir) {
-		co.Dir = dir
-		out, err := o.evict(ctx, co, eo)
-		if err != nil {
-			return err
-		}
-		all.Paths, all.Bytes = append(all.Paths, out.Paths...), all.Bytes+out.Bytes
-		all.Objects, all.Left = all.Objects+out.Objects, all.Left+out.Left
-		all.InUse, all.Pinned = all.InUse+out.InUse, all.Pinned+out.Pinned
+	all, err := o.evict(ctx, co, eo)
+	if err != nil {
+		return err
 	}
 	if !o.all && o.size == "" && len(args) == 0 {
 		return nil
@@ -202,22 +195,34 @@ func lazyDomains(dir string) []string {
 	return found
 }
 
-// evict does it in the cache of one domain.
+// evict does it in the caches of all domains at once: the bounds are for all of them.
 func (o *lazyEvictOptions) evict(ctx context.Context, co lazy.CacheOptions, eo lazy.EvictOptions) (_ *lazy.Evicted, err error) {
-	cache, err := lazy.OpenCache(co)
-	if err != nil {
-		return nil, err
-	}
-	defer func() { err = errors.Join(err, cache.Close()) }()
-	for _, name := range o.unpin {
-		if err := cache.Unpin(name); err != nil {
+	base := co.Dir
+	var caches []*lazy.Cache
+	defer func() {
+		for _, c := range caches {
+			err = errors.Join(err, c.Close())
+		}
+	}()
+	for _, dir := range lazyDomains(base) {
+		if co.Dir = dir; dir != base {
+			co.Pool = base
+		}
+		c, err := lazy.OpenCache(co)
+		if err != nil {
 			return nil, err
 		}
+		caches = append(caches, c)
+		for _, name := range o.unpin {
+			if err := c.Unpin(name); err != nil {
+				return nil, err
+			}
+		}
 	}
-	if !eo.All && o.size == "" && len(eo.Paths) == 0 {
+	if len(caches) == 0 || !eo.All && o.size == "" && len(eo.Paths) == 0 {
 		return new(lazy.Evicted), nil
 	}
-	return cache.Evict(ctx, eo)
+	return caches[0].Evict(ctx, eo)
 }
 
 func (o *lazyEvictOptions) print(g *globals, dir storepath.Dir, out *lazy.Evicted) error {

@@ -80,7 +80,7 @@ func (c *config) openLazy(ctx context.Context, ref store.Reference) (_ *lazyStor
 	}
 	o.Origins = s.origins
 	// Others who keep objects in there may believe what we do not.
-	cache.Dir = filepath.Join(cache.Dir, lazy.TrustDomain(o))
+	cache.Pool, cache.Dir = cache.Dir, filepath.Join(cache.Dir, lazy.TrustDomain(o))
 	if s.cache, err = lazy.OpenCache(cache); err != nil {
 		return nil, err
 	}

@@ -26,6 +26,9 @@ type CacheOptions struct {
 	Dir string
 	// StoreDir is the store directory of all who share the cache; "": the default one.
 	StoreDir storepath.Dir
+	// Pool, if not "", is the directory that Dir is in together with other caches that share
+	// the bounds: they hold for all of them.
+	Pool string
 	// MaxBytes is how much the objects may take on disk; 0: as much as there is.
 	MaxBytes int64
 	// MaxAge is how long an object stays that nobody uses; 0: as long as there is room.
@@ -46,7 +49,6 @@ type Cache struct {
 	mu     sync.Mutex
 	staged map[storepath.Path]*stage // verified objects that are yet to be published
 	used   map[storepath.Path]time.Time
-	rough  int64 // bytes on disk as last counted, with what was added since
 }
 
 // Places in a cache; doc/formats/lazy-cache.md.
@@ -61,7 +63,7 @@ const (
 	fetchDir    = "fetch"
 	tmpDir      = "tmp"
 	usersDir    = "users"
-	evictLock   = "evict.lock"
+	evictLock   = "evict.lock" // in the pool, as is tallyFile
 )
 
 // ErrCacheVersion: the directory is a cache of another version, or none at all.
@@ -79,7 +81,7 @@ func OpenCache(o CacheOptions) (_ *Cache, err error) {
 	if !filepath.IsAbs(o.Dir) {
 		return nil, fmt.Errorf("cache of lazy objects: '%s' is not an absolute path", o.Dir)
 	}
-	c := &Cache{o: o, staged: map[storepath.Path]*stage{}, used: map[storepath.Path]time.Time{}, rough: -1, full: make(chan struct{}, 1)}
+	c := &Cache{o: o, staged: map[storepath.Path]*stage{}, used: map[storepath.Path]time.Time{}, full: make(chan struct{}, 1)}
 	if err := c.makePlaces(); err != nil {
 		return nil, fmt.Errorf("cache of lazy objects: %w", err)
 	}
@@ -125,7 +127,7 @@ func (c *Cache) makePlaces() error {
 // ours tells whether a name is one of a cache.
 func ours(name string) bool {
 	switch name {
-	case objectsDir, infoDir, treesDir, listingsDir, pinsDir, fetchDir, tmpDir, usersDir, evictLock:
+	case objectsDir, infoDir, treesDir, listingsDir, pinsDir, fetchDir, tmpDir, usersDir, evictLock, tallyFile:
 		return true
 	}
 	return strings.HasPrefix(name, versionFile)
@@ -229,6 +231,7 @@ func (c *Cache) sweepStages() {
 		}
 		if ok, err := l.Try(flock.Exclusive); ok && err == nil {
 			_, _ = nar.RemoveTree(context.Background(), dir)
+			c.uncounted()
 		}
 		_ = l.Close()
 	}

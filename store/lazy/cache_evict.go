@@ -1,7 +1,6 @@
 package lazy
 
 import (
-	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -13,7 +12,6 @@ import (
 
 	"golang.org/x/sys/unix"
 
-	"github.com/strata-nix/strata/gc"
 	"github.com/strata-nix/strata/internal/crashpoint"
 	"github.com/strata-nix/strata/internal/flock"
 	"github.com/strata-nix/strata/nar"
@@ -49,18 +47,14 @@ const justUsed = time.Minute
 // evictBatch is how many objects are taken away at once: each of them is locked meanwhile.
 const evictBatch = 256
 
-// held is an object as an eviction sees it.
-type held struct {
-	path  storepath.Path
-	used  time.Time
-	bytes int64
-}
+// evictScan is how many objects an eviction has in mind at once.
+const evictScan = 4096
 
 // Evict takes objects away, the ones that were not used for longest first, and never one that is
-// pinned, that a process uses, or that is just arriving. Several evictions wait for each other. After an error it
-// has done a part.
+// pinned, that a process uses, or that is just arriving. Of caches that share their bounds it looks at all.
+// Several evictions wait for each other. After an error it has done a part.
 func (c *Cache) Evict(ctx context.Context, o EvictOptions) (*Evicted, error) {
-	lock, err := flock.Open(c.at(evictLock))
+	lock, err := flock.Open(filepath.Join(c.pool(), evictLock))
 	if err != nil {
 		return nil, fmt.Errorf("cache of lazy objects: %w", err)
 	}
@@ -68,127 +62,202 @@ func (c *Cache) Evict(ctx context.Context, o EvictOptions) (*Evicted, error) {
 	if err := lock.Lock(ctx, flock.Exclusive, nil); err != nil {
 		return nil, err
 	}
-	all, total, err := c.holdings()
+	e := &eviction{c: c, o: o, out: &Evicted{}, stays: map[*Cache]storepath.Set{}}
+	members, end, err := c.members()
 	if err != nil {
 		return nil, fmt.Errorf("cache of lazy objects: %w", err)
 	}
-	out := &Evicted{}
-	going, err := c.choose(ctx, all, total, o, out)
-	if err == nil && !o.DryRun {
-		var gone []held
-		for some := range slices.Chunk(going, evictBatch) {
-			var went []held
-			went, err = c.takeAway(ctx, some, out)
-			gone = append(gone, went...)
-			if err != nil {
-				break
+	defer end()
+	e.members = members
+	if err := e.run(ctx); err != nil {
+		return e.out, fmt.Errorf("cache of lazy objects: %w", err)
+	}
+	return e.out, nil
+}
+
+// eviction is one of them.
+type eviction struct {
+	c       *Cache
+	o       EvictOptions
+	members []*Cache
+	total   tally
+	out     *Evicted
+	// stays are those that turned out to be in use when they were to go.
+	stays  map[*Cache]storepath.Set
+	pinned map[*Cache]storepath.Set
+	busy   storepath.Set
+}
+
+func (e *eviction) run(ctx context.Context) (err error) {
+	if e.total, err = e.c.tally(nil); err != nil {
+		return err
+	}
+	if e.total.due() {
+		if e.total, err = e.c.recount(ctx, e.members); err != nil {
+			return err
+		}
+	}
+	want := e.c.excess(e.total.Bytes) + e.o.Room
+	for {
+		var more bool
+		if more, err = e.pass(ctx, &want); err != nil || !more {
+			break
+		}
+	}
+	e.out.Objects, e.out.Left = int(e.total.Objects), e.total.Bytes
+	return err
+}
+
+// pass looks at everything once and takes away as much as it can have in mind, and tells
+// whether there may be more.
+func (e *eviction) pass(ctx context.Context, want *int64) (more bool, err error) {
+	if !e.asked() && *want <= 0 && e.c.o.MaxAge <= 0 {
+		return false, nil
+	}
+	e.pinned = pinnedIn(e.members)
+	if e.busy, err = busy(ctx, e.members); err != nil {
+		return false, err
+	}
+	found, err := e.scan(ctx, *want > 0)
+	if err != nil {
+		return false, err
+	}
+	going := e.choose(found, want)
+	if e.o.DryRun {
+		for _, h := range going {
+			e.went(h)
+		}
+		return false, nil
+	}
+	for c, of := range byCache(going) {
+		for some := range slices.Chunk(of, evictBatch) {
+			if err := e.take(ctx, c, some, want); err != nil {
+				return false, err
 			}
 		}
-		going = gone
 	}
-	for _, h := range going {
-		out.Paths = append(out.Paths, h.path)
-		out.Bytes += h.bytes
-	}
-	out.Objects, out.Left = len(all)-len(going), total-out.Bytes
-	if !o.DryRun {
-		c.mu.Lock()
-		c.rough = out.Left
-		c.mu.Unlock()
-	}
-	return out, err
+	return len(going) > 0, nil
 }
 
-// holdings lists the objects that are here, and removes what belongs to none.
-func (c *Cache) holdings() (all []held, total int64, err error) {
-	paths, err := c.List()
-	if err != nil {
-		return nil, 0, err
-	}
-	for _, p := range paths {
-		h := held{path: p}
-		if fi, err := os.Stat(c.at(infoDir, p.Base())); err == nil {
-			h.used = fi.ModTime()
+// take takes objects away from one of the caches. That this cannot be done is an error of this
+// cache; another one may belong to somebody else.
+func (e *eviction) take(ctx context.Context, c *Cache, some []held, want *int64) error {
+	gone, err := c.takeAway(ctx, some, e.out)
+	for _, h := range some {
+		if !slices.Contains(gone, h) {
+			e.stay(h)
+			*want += h.bytes // another one has to go for it
 		}
-		if kept, err := c.readInfo(p); err == nil {
-			h.bytes = kept.disk
-		}
-		total += h.bytes
-		all = append(all, h)
 	}
-	slices.SortFunc(all, func(a, b held) int { return cmp.Or(a.used.Compare(b.used), storepath.Compare(a.path, b.path)) })
-	for _, dir := range []string{infoDir, treesDir} {
-		c.sweepOrphans(dir)
+	for _, h := range gone {
+		e.went(h)
 	}
-	return all, total, nil
+	if err != nil && c != e.c && ctx.Err() == nil {
+		c.o.Log.Warn(fmt.Sprintf("evicting from '%s': %v", c.o.Dir, err))
+		err = nil
+	}
+	return errors.Join(err, e.c.gone(gone))
 }
 
-// sweepOrphans removes files beside objects that are not there: what a killed process
-// left between two steps.
-func (c *Cache) sweepOrphans(dir string) {
-	names, err := readNames(c.at(dir))
-	if err != nil {
-		return
-	}
-	for _, name := range names {
-		p, err := storepath.ParseBase(name)
-		if err != nil || c.Has(p) {
-			continue
-		}
-		if lock := c.tryFetch(p); lock != nil {
-			if !c.Has(p) {
-				_ = os.Remove(c.at(dir, name))
-			}
-			lock.done()
-		}
-	}
+// asked tells whether somebody has said what is to go.
+func (e *eviction) asked() bool { return len(e.o.Paths) > 0 || e.o.All }
+
+// went notes that an object has gone.
+func (e *eviction) went(h held) {
+	e.out.Paths = append(e.out.Paths, h.path)
+	e.out.Bytes += h.bytes
+	e.total.Objects--
+	e.total.Bytes -= h.bytes
 }
 
-// choose finds what is to go, the longest unused first.
-func (c *Cache) choose(ctx context.Context, all []held, total int64, o EvictOptions, out *Evicted) ([]held, error) {
-	want := c.excess(total) + o.Room
-	named := storepath.NewSet(o.Paths...)
+func (e *eviction) stay(h held) {
+	if e.stays[h.c] == nil {
+		e.stays[h.c] = storepath.Set{}
+	}
+	e.stays[h.c].Add(h.path)
+}
+
+// scan finds those that may go, the longest unused first. full tells that it is for want of room.
+func (e *eviction) scan(ctx context.Context, full bool) ([]held, error) {
+	found := &oldest{limit: evictScan}
+	if e.o.DryRun {
+		found.limit = 0
+	}
+	named := storepath.NewSet(e.o.Paths...)
+	now := time.Now()
 	old := time.Time{}
-	if c.o.MaxAge > 0 {
-		old = time.Now().Add(-c.o.MaxAge)
+	if e.c.o.MaxAge > 0 {
+		old = now.Add(-e.c.o.MaxAge)
 	}
-	bySelf := len(o.Paths) == 0 && !o.All
-	var going []held
-	for _, h := range all {
-		switch {
-		case o.All, named.Has(h.path):
-		case bySelf && (want > 0 || h.used.Before(old)) && time.Since(h.used) > justUsed:
-		default:
-			continue
+	for _, c := range e.members {
+		err := c.eachHeld(ctx, false, func(h held) {
+			switch {
+			case e.stays[c].Has(h.path), e.pinned[c] == nil:
+				return
+			case e.o.All, named.Has(h.path):
+			case !e.asked() && (full || h.used.Before(old)) && now.Sub(h.used) > justUsed:
+			default:
+				return
+			}
+			found.add(h)
+		})
+		if err != nil {
+			return nil, err
 		}
-		going = append(going, h)
-		want -= h.bytes
 	}
-	if len(going) == 0 {
-		return nil, nil
-	}
-	pinned, err := c.pinned()
-	if err != nil {
-		return nil, err
-	}
-	busy, err := c.busy(ctx)
-	if err != nil {
-		return nil, err
-	}
-	return slices.DeleteFunc(going, func(h held) bool {
-		switch {
-		case pinned.Has(h.path):
-			out.Pinned++
-		case busy.Has(h.path):
-			out.InUse++
-		default:
-			return false
-		}
-		return true
-	}), nil
+	return found.sorted(), nil
 }
 
-// excess is by how many bytes the cache is too large; once it is, somewhat more goes, so that not
+// choose takes those that are to go of those that may.
+func (e *eviction) choose(found []held, want *int64) (going []held) {
+	old := time.Now().Add(-e.c.o.MaxAge)
+	for _, h := range found {
+		aged := e.c.o.MaxAge > 0 && h.used.Before(old)
+		if !e.asked() && !aged && *want <= 0 {
+			continue
+		}
+		switch {
+		case e.pinned[h.c].Has(h.path):
+			e.out.Pinned++
+			e.stay(h)
+			continue
+		case e.busy.Has(h.path):
+			e.out.InUse++
+			e.stay(h)
+			continue
+		}
+		h.bytes = h.c.diskSizeOf(h.path)
+		*want -= h.bytes
+		going = append(going, h)
+	}
+	return going
+}
+
+func byCache(all []held) map[*Cache][]held {
+	m := map[*Cache][]held{}
+	for _, h := range all {
+		m[h.c] = append(m[h.c], h)
+	}
+	return m
+}
+
+// gone notes in the tally what has gone.
+func (c *Cache) gone(all []held) error {
+	if len(all) == 0 {
+		return nil
+	}
+	_, err := c.tally(func(t *tally) {
+		for _, h := range all {
+			t.Objects--
+			t.Bytes -= h.bytes
+			t.Evicted++
+			t.EvictedBytes += h.bytes
+		}
+	})
+	return err
+}
+
+// excess is by how many bytes the caches are too large; once they are, somewhat more goes, so that not
 // each new object makes another one go.
 func (c *Cache) excess(total int64) (want int64) {
 	if c.o.MaxBytes > 0 && total > c.o.MaxBytes {
@@ -201,27 +270,6 @@ func (c *Cache) excess(total int64) (want int64) {
 		}
 	}
 	return want
-}
-
-// busy are the objects that processes use, wherever they see them.
-func (c *Cache) busy(ctx context.Context) (storepath.Set, error) {
-	dirs := []string{c.Objects()}
-	users, err := c.users()
-	if err != nil {
-		return nil, err
-	}
-	for _, u := range users {
-		dirs = append(dirs, u.Dirs...)
-	}
-	roots, err := gc.ProcessRoots(ctx, "/proc", c.o.StoreDir, dirs...)
-	if err != nil {
-		return nil, fmt.Errorf("finding out what is in use: %w", err)
-	}
-	set := make(storepath.Set, len(roots))
-	for p := range roots {
-		set.Add(p)
-	}
-	return set, nil
 }
 
 // takeAway removes objects. They are renamed away first; then those who may have them in mind are told
@@ -261,7 +309,7 @@ func (c *Cache) takeAway(ctx context.Context, going []held, out *Evicted) (gone 
 	if err := c.forget(ctx, moved); err != nil {
 		return nil, errors.Join(err, c.putBack(trash, moved))
 	}
-	busy, err := c.busy(ctx)
+	busy, err := busy(ctx, []*Cache{c})
 	if err != nil {
 		return nil, errors.Join(err, c.putBack(trash, moved))
 	}
@@ -299,22 +347,6 @@ func (c *Cache) putBack(trash string, moved []held) error {
 		}
 	}
 	return all
-}
-
-// added notes that an object has come, and that the cache may be too large now.
-func (c *Cache) added(bytes int64) {
-	c.mu.Lock()
-	if c.rough >= 0 {
-		c.rough += bytes
-	}
-	full := c.rough < 0 || c.excess(c.rough) > 0
-	c.mu.Unlock()
-	if full {
-		select {
-		case c.full <- struct{}{}:
-		default:
-		}
-	}
 }
 
 // How often a cache is looked at for what is old, and for what is too much when nothing

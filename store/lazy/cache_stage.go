@@ -158,7 +158,7 @@ func (st *stage) publish() error {
 		return err
 	}
 	_ = os.Remove(c.at(listingsDir, base)) // the true one has come
-	c.added(diskSize(st.tree))
+	c.addedObjects(1, diskSize(st.tree))
 	return nil
 }
 

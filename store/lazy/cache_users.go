@@ -31,6 +31,7 @@ type User struct {
 // user is a User as others see it: what is written in its file.
 type user struct {
 	Dirs   []string `json:"dirs"`
+	Store  string   `json:"store,omitempty"`  // the store directory
 	Socket string   `json:"socket,omitempty"` // where it wants to be told, relative to the users' directory
 }
 
@@ -45,7 +46,7 @@ func (c *Cache) Register(ctx context.Context, u User) (done func() error, err er
 	if err != nil {
 		return nil, fmt.Errorf("cache of lazy objects: %w", err)
 	}
-	note := user{Dirs: u.Dirs}
+	note := user{Dirs: u.Dirs, Store: string(c.o.StoreDir)}
 	end := func() error { return errors.Join(os.Remove(name), lock.Close()) }
 	if u.Forget != nil {
 		l, err := listenShort(name + ".socket")

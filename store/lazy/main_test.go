@@ -201,6 +201,9 @@ func tree(t testing.TB, name string, refs ...storepath.Path) storetest.Object {
 }
 
 func TestMain(m *testing.M) {
+	if in := os.Getenv(walkerVar); in != "" {
+		walkerChild(in)
+	}
 	if at := os.Getenv(crashVar); at != "" {
 		crashChild(at)
 	}
