@@ -72,7 +72,7 @@ func (x *Index) body() []byte {
 	b = append(append(b, c.tree.Encoded()...), c.digests...)
 	for _, f := range x.Frames {
 		b = binary.LittleEndian.AppendUint32(b, f.Size)
-		b = binary.LittleEndian.AppendUint32(b, f.NarSize)
+		b = binary.LittleEndian.AppendUint32(b, f.Plain)
 	}
 	return b
 }

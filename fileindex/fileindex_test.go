@@ -8,6 +8,7 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/strata-nix/strata/compress"
 	"github.com/strata-nix/strata/fileindex"
 	"github.com/strata-nix/strata/fusefs"
 	"github.com/strata-nix/strata/nar"
@@ -152,7 +153,7 @@ func index(t testing.TB, a []byte) *fileindex.Index {
 			URL: "nar/x.nar.zst", Compression: "zstd", FileHash: nixhash.Of(nixhash.SHA256, "x"), FileSize: 1000,
 		},
 		Contents: scan(t, a),
-		Frames:   []fileindex.Frame{{Size: 600, NarSize: 1000}, {Size: 300, NarSize: uint32(len(a)) - 1000}},
+		Frames:   []compress.Frame{{Size: 600, Plain: 1000}, {Size: 300, Plain: uint32(len(a)) - 1000}},
 	}
 }
 
@@ -220,7 +221,7 @@ func TestSpoiltIndex(t *testing.T) {
 func TestRefusedIndexes(t *testing.T) {
 	for name, spoil := range map[string]func(x *fileindex.Index){
 		"another NAR size":        func(x *fileindex.Index) { x.NarSize++ },
-		"frames of another NAR":   func(x *fileindex.Index) { x.Frames[0].NarSize++ },
+		"frames of another NAR":   func(x *fileindex.Index) { x.Frames[0].Plain++ },
 		"frames beyond the file":  func(x *fileindex.Index) { x.Frames[1].Size += 1000 },
 		"a frame without bytes":   func(x *fileindex.Index) { x.Frames[0].Size = 0 },
 		"a frame that is too big": func(x *fileindex.Index) { x.Frames[0].Size, x.FileSize = fileindex.MaxFrame+1, 1<<40 },

@@ -3,6 +3,7 @@ package fileindex
 import (
 	"fmt"
 
+	"github.com/strata-nix/strata/compress"
 	"github.com/strata-nix/strata/nixhash"
 	"github.com/strata-nix/strata/store"
 	"github.com/strata-nix/strata/storepath"
@@ -34,13 +35,7 @@ type Index struct {
 	Contents *Contents
 	// Frames are the pieces of the compressed file, if it has some that can be decompressed by themselves.
 	// They lie one behind the other, from the beginning of the file and of the NAR.
-	Frames []Frame
-}
-
-// Frame is a piece of a compressed file that can be decompressed by itself.
-type Frame struct {
-	Size    uint32 // bytes in the file
-	NarSize uint32 // bytes of the NAR
+	Frames []compress.Frame
 }
 
 // MaxFrame bounds the bytes of a frame, in the file and in the NAR: so much is held in memory for a single
@@ -60,13 +55,13 @@ func (x *Index) check() error {
 
 // CheckFrames makes sure that frames are those of a file and a NAR with so many bytes. Behind them the file
 // may have more.
-func CheckFrames(frames []Frame, fileSize, narSize uint64) error {
+func CheckFrames(frames []compress.Frame, fileSize, narSize uint64) error {
 	var file, nar uint64
 	for i, f := range frames {
-		if f.Size == 0 || f.NarSize == 0 || f.Size > MaxFrame || f.NarSize > MaxFrame {
-			return fmt.Errorf("%w: frame %d has %d bytes for %d", ErrFormat, i, f.Size, f.NarSize)
+		if f.Size == 0 || f.Plain == 0 || f.Size > MaxFrame || f.Plain > MaxFrame {
+			return fmt.Errorf("%w: frame %d has %d bytes for %d", ErrFormat, i, f.Size, f.Plain)
 		}
-		file, nar = file+uint64(f.Size), nar+uint64(f.NarSize)
+		file, nar = file+uint64(f.Size), nar+uint64(f.Plain)
 	}
 	if file > fileSize || nar != narSize {
 		return fmt.Errorf("%w: %d frames have %d bytes for %d, of files with %d and %d", ErrFormat, len(frames), file, nar, fileSize, narSize)

@@ -155,10 +155,10 @@ func (s *Signed) decode() (*Index, error) {
 	if x.Contents, err = newContents(tree, plain[treeSize:len(plain)-frames]); err != nil {
 		return nil, err
 	}
-	x.Frames = make([]Frame, s.frames)
+	x.Frames = make([]compress.Frame, s.frames)
 	for i := range x.Frames {
 		b := plain[len(plain)-frames+8*i:]
-		x.Frames[i] = Frame{Size: binary.LittleEndian.Uint32(b), NarSize: binary.LittleEndian.Uint32(b[4:])}
+		x.Frames[i] = compress.Frame{Size: binary.LittleEndian.Uint32(b), Plain: binary.LittleEndian.Uint32(b[4:])}
 	}
 	return x, x.check()
 }
