@@ -54,6 +54,7 @@ func TestKindsOfNames(t *testing.T) {
 	for name, want := range map[string]nameKind{
 		aHash + "-x": objectName, aHash + "-x.lock": lockName, aHash + "-x.drv.chroot": chrootName, aHash + "-x.lock.lock": lockName,
 		".links": ignoredName, ".nfs000001": ignoredName, "tmp-strata": temporaryName, "tmp-1-2": temporaryName, ".tmp-link-1-2": temporaryName,
+		"00000000000000000000000000000000-strata-tmp-link-7": temporaryName, "00000000000000000000000000000000-strata-tmp-link-": objectName,
 		".strata-trash-X": trashName, ".strata-refresh-X": trashName, "README": foreignName, "\xff": foreignName, ".links2": foreignName,
 		aHash: foreignName, aHash + "-": foreignName, aHash + "-a\nb": foreignName, strings.ToUpper(aHash) + "-x": foreignName,
 	} {

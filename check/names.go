@@ -33,6 +33,9 @@ func kindOf(name string) (nameKind, storepath.Path) {
 				}
 			}
 		}
+		if optimise.IsTemporary(p) {
+			return temporaryName, storepath.Path{}
+		}
 		return objectName, p
 	}
 	switch {

@@ -11,7 +11,7 @@
 // # Hard links and shared blocks
 //
 // A file is replaced by one rename, after everything else about it is done. Whoever
-// is killed leaves at most a file .tmp-link-…, which a garbage collection removes,
+// is killed leaves at most a file …-strata-tmp-link-…, which a garbage collection removes,
 // and one directory with another mode and time than it should have, which the
 // next run over its object mends.
 //

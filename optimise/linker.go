@@ -7,7 +7,6 @@ import (
 	"os"
 	"path/filepath"
 	"runtime"
-	"strconv"
 	"sync"
 	"sync/atomic"
 
@@ -52,7 +51,7 @@ type Linker struct {
 	firsts  firsts              // what would be links, in a dry run
 	names   atomic.Uint64       // of temporary links
 	buffers sync.Pool
-	pid     string
+	temp    string // what their names begin with
 	busy    atomic.Int64 // goroutines that walk
 	most    int64        // of them, unless the callers have more
 }
@@ -66,12 +65,15 @@ func New(storeDir string, o Options) (_ *Linker, err error) {
 		o.Warn = func(context.Context, string, ...any) {}
 	}
 	l := &Linker{opts: o, buffers: sync.Pool{New: func() any { return new([bufferSize]byte) }}}
-	l.pid, l.most = strconv.Itoa(os.Getpid()), int64(runtime.GOMAXPROCS(0))
+	l.most = int64(runtime.GOMAXPROCS(0))
 	defer func() {
 		if err != nil {
 			l.Close()
 		}
 	}()
+	if l.temp, err = newTempName(); err != nil {
+		return nil, err
+	}
 	if l.store, err = openHandle(storeDir); err != nil {
 		return nil, err
 	}

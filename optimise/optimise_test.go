@@ -173,7 +173,7 @@ func TestEqualFilesBecomeOne(t *testing.T) {
 	for _, d := range []string{"a", "a/sub", "b"} {
 		sealed(t, filepath.Join(store, d))
 	}
-	if left, _ := filepath.Glob(store + "/.tmp-link-*"); len(left) > 0 {
+	if left, _ := filepath.Glob(store + "/*-strata-tmp-link-*"); len(left) > 0 {
 		t.Errorf("left: %v", left)
 	}
 	// Once more there is nothing to do, whether it is known or has to be found out.
@@ -272,7 +272,7 @@ func TestManyAtOnce(t *testing.T) {
 	if len(inodes) != 5 {
 		t.Errorf("%d inodes for 5 contents", len(inodes))
 	}
-	if left, _ := filepath.Glob(store + "/.tmp-link-*"); len(left) > 0 {
+	if left, _ := filepath.Glob(store + "/*-strata-tmp-link-*"); len(left) > 0 {
 		t.Errorf("left: %v", left)
 	}
 	sealed(t, store+"/o7/d")

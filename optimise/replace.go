@@ -16,7 +16,7 @@ func (w *walk) replace(dir *directory, name, link string) (bool, error) {
 		return false, err
 	}
 	store := w.store.fd
-	temp := ".tmp-link-" + w.pid + "-" + strconv.FormatUint(w.names.Add(1), 10)
+	temp := w.temp + strconv.FormatUint(w.names.Add(1), 10)
 	switch err := unix.Linkat(w.links.fd, link, store, temp, 0); {
 	case err == nil:
 	case errors.Is(err, unix.EMLINK), errors.Is(err, unix.ENOENT):
