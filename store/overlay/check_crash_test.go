@@ -40,6 +40,7 @@ func TestKilledRepairOfLayers(t *testing.T) {
 	if !isolated(t) {
 		return
 	}
+	nix := stockLayered(t)
 	marks := 0
 	for ; ; marks++ {
 		c := newChecked(t)
@@ -75,6 +76,7 @@ func TestKilledRepairOfLayers(t *testing.T) {
 		if c.snapshot(t) != lowers {
 			t.Errorf("killed at mark %d: a lower was written to", marks)
 		}
+		c.with(t, func(s *overlay.Store) { c.stockAgrees(t, nix, s) })
 		if lived {
 			break
 		}

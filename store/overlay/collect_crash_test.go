@@ -61,6 +61,7 @@ func TestKilledCollection(t *testing.T) {
 	tree := storetest.Tree(t, storepath.DefaultDir, "tree", map[string]string{"bin/x": "x", "share/y": "y"})
 	own := storetest.Tree(t, storepath.DefaultDir, "own", map[string]string{"z": "z"})
 	marks := map[string]bool{}
+	nix := stockLayered(t)
 	for n, done := 0, false; !done; n++ {
 		// A world of its own for each, whose mount ends with it.
 		t.Run(strconv.Itoa(n), func(t *testing.T) {
@@ -97,6 +98,7 @@ func TestKilledCollection(t *testing.T) {
 					t.Errorf("%s: what is valid cannot be read: %v", where, err)
 				}
 			}
+			w.stockAgrees(t, nix, s)
 			if _, err := s.CollectGarbage(t.Context(), store.GCOptions{Action: store.DeleteDead, MaxFreed: store.NoLimit}); err != nil {
 				t.Errorf("%s: %v", where, err)
 			}
