@@ -20,6 +20,7 @@ type Graph struct {
 	refs     edges
 	derivers []int32 // -1: unknown or not valid; nil: that holds for all
 	outputs  edges
+	realised realised
 }
 
 // GraphOptions say what a graph is to be without.
@@ -116,7 +117,7 @@ func (db *DB) GraphWith(ctx context.Context, o GraphOptions) (*Graph, error) {
 	var g *Graph
 	err := db.read(ctx, "reading the graph of references", func(c *conn) (err error) {
 		b := graphBuilder{db: db, ctx: ctx, c: c, g: &Graph{}, withSizes: !o.NoSizes}
-		for _, step := range []func() error{b.readPaths, b.readRefs, b.readDetails, b.readOutputs} {
+		for _, step := range []func() error{b.readPaths, b.readRefs, b.readDetails, b.readOutputs, b.readRealised} {
 			if err := step(); err != nil {
 				return err
 			}
@@ -136,7 +137,8 @@ type graphBuilder struct {
 
 	withSizes bool
 	nodes     nodesByRow
-	drvs      int // how many derivations there are
+	drvs      int    // how many derivations there are
+	settled   []bool // of nodes: the database has the path of an output; nil: of none
 	steps     int
 }
 
@@ -256,10 +258,11 @@ func (b *graphBuilder) readOutputs() error {
 	drv, row := int32(-1), int64(-1)
 	err := b.c.query("select drv, path from DerivationOutputs order by drv", nil, func(s *sqlite.Stmt) error {
 		if outputs.from == nil {
-			outputs = newEdges(b.g.Len())
+			outputs, b.settled = newEdges(b.g.Len()), make([]bool, b.g.Len())
 		}
 		if id := s.ColumnInt64(0); id != row {
 			if drv, row = b.nodes.of(id), id; drv >= 0 {
+				b.settled[drv] = true
 				outputs.from[drv] = uint32(len(outputs.to)) //nolint:gosec // they would not fit into memory
 			}
 		}
