@@ -40,10 +40,11 @@ type summary struct {
 	results map[name]string   // pass, fail or skip, by test
 	broken  []string          // packages that failed without a failed test
 	reasons map[string][]name // of skips
+	excerpt map[name][]string // what failed tests said, shortened
 }
 
 func newSummary(out io.Writer) *summary {
-	return &summary{out: out, output: map[name][]string{}, results: map[name]string{}, reasons: map[string][]name{}}
+	return &summary{out: out, output: map[name][]string{}, results: map[name]string{}, reasons: map[string][]name{}, excerpt: map[name][]string{}}
 }
 
 // read takes events until there are no more. A line that is not an event, as
@@ -108,6 +109,9 @@ func (s *summary) endTest(n name, action string) {
 		s.reasons[why] = append(s.reasons[why], n)
 	case "fail":
 		s.show(n)
+		if lines := messages(s.output[n]); len(lines) > 0 { // else a subtest has them
+			s.excerpt[n] = lines
+		}
 	}
 	delete(s.output, n)
 }
@@ -142,6 +146,31 @@ func (s *summary) show(n name) {
 
 // position is what testing writes before a message.
 var position = regexp.MustCompile(`^\s*[\w.-]+\.go:\d+: `)
+
+// messages are the first few lines of what a failed test said, without what processes
+// printed that it started: there may be much of that, and it is shown above.
+func messages(output []string) (lines []string) {
+	const most, width = 12, 300
+	wanted := false
+	for _, text := range output {
+		if strings.HasPrefix(text, "panic: ") {
+			wanted = true
+		} else if position.MatchString(text) {
+			wanted = !strings.Contains(text, ": output of [")
+		} else if strings.HasPrefix(text, "=== ") || strings.HasPrefix(strings.TrimSpace(text), "--- ") {
+			continue
+		}
+		if !wanted {
+			continue
+		}
+		if len(lines) == most {
+			return append(lines, "    ...")
+		}
+		text = strings.TrimRight(text, "\n")
+		lines = append(lines, text[:min(len(text), width)])
+	}
+	return lines
+}
 
 // reason finds the message of a skipped test in its output.
 func reason(output []string) string {
@@ -204,6 +233,13 @@ func (s *summary) report(w io.Writer) {
 	}
 	for _, why := range slices.SortedFunc(maps.Keys(s.reasons), byCount) {
 		fmt.Fprintf(w, "%5d  %s (%s)\n", len(s.reasons[why]), why, someNames(s.reasons[why]))
+	}
+	byName := func(a, b name) int { return cmp.Or(cmp.Compare(a.pkg, b.pkg), cmp.Compare(a.test, b.test)) }
+	for _, n := range slices.SortedFunc(maps.Keys(s.excerpt), byName) {
+		fmt.Fprintf(w, "failed: %s %s\n", n.pkg, n.test)
+		for _, line := range s.excerpt[n] {
+			fmt.Fprintln(w, line)
+		}
 	}
 	for _, pkg := range slices.Sorted(slices.Values(s.broken)) {
 		fmt.Fprintf(w, "failed as a whole: %s\n", pkg)

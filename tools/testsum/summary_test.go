@@ -59,7 +59,7 @@ func TestSummaryOfRealRuns(t *testing.T) {
 		{
 			name:     "failure shows its output",
 			files:    map[string]string{"x_test.go": head + `func TestA(t *testing.T) { t.Run("1", func(t *testing.T) { t.Error("broken thing") }) }` + "\n" + `func TestB(t *testing.T) { t.Run("1", func(t *testing.T) {}); t.Error("by itself") }`},
-			want:     []string{"broken thing", "by itself", "--- FAIL: TestA/1", "FAIL\texample.test/m\t", "\n1 passed, 2 failed, 0 skipped\n"},
+			want:     []string{"broken thing", "by itself", "--- FAIL: TestA/1", "failed: example.test/m TestA/1\n    x_test.go:3: broken thing\n", "FAIL\texample.test/m\t", "\n1 passed, 2 failed, 0 skipped\n"},
 			dontWant: []string{"=== RUN"},
 		},
 		{
@@ -70,7 +70,7 @@ func TestSummaryOfRealRuns(t *testing.T) {
 		{
 			name:  "panic",
 			files: map[string]string{"x_test.go": head + `func TestA(t *testing.T) { panic("boom") }` + "\n" + `func TestB(*testing.T) {}`},
-			want:  []string{"boom", " 1 failed, 0 skipped\n"},
+			want:  []string{"failed: example.test/m TestA\npanic: boom", " 1 failed, 0 skipped\n"},
 		},
 		{
 			name:  "exit in the middle",
