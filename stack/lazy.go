@@ -204,6 +204,37 @@ func (s *Stack) mountLazy(ctx context.Context, f *found, ref store.Reference, be
 	return nil
 }
 
+// lookAtLazy asks the processes that serve lazy lowers how these are.
+func (r *Run) lookAtLazy(ctx context.Context, st *Status) {
+	for i, l := range r.Lowers {
+		if l.Kind != KindLazy {
+			continue
+		}
+		ask, cancel := context.WithTimeout(ctx, patience/2)
+		report, err := lazy.AskControl(ask, r.lazyStateOf(l))
+		cancel()
+		if err != nil {
+			st.Problems = append(st.Problems, fmt.Sprintf("lazy lower '%s' is not served: %v", l.Name, err))
+			continue
+		}
+		st.Layers[i+1].Lazy = report
+	}
+}
+
+// lazyStateOf is where the state of a lazy lower's mount is: beside the mount.
+func (r *Run) lazyStateOf(l RunLower) string {
+	for _, m := range r.Mounts {
+		if m.Role == roleLazy+l.Name {
+			return m.Given + lazyStateSuffix
+		}
+	}
+	return l.Dir + lazyStateSuffix
+}
+
+// lazyStateSuffix is what the directory with the state of a mount has more in its name than
+// the mount.
+const lazyStateSuffix = ".lazy"
+
 // lazyPatience is how long a mount may take to answer that is to be taken over.
 const lazyPatience = 5 * time.Second
 

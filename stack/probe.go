@@ -59,7 +59,7 @@ type found struct {
 func (l Lower) find() (*found, error) {
 	f := &found{Lower: l, kind: KindStore}
 	if l.Store.Scheme == LazyScheme {
-		f.kind, f.real, f.lazyState = KindLazy, l.place, l.place+".lazy"
+		f.kind, f.real, f.lazyState = KindLazy, l.place, l.place+lazyStateSuffix
 		return f, nil
 	}
 	if l.Path == "" {

@@ -12,6 +12,7 @@ import (
 	"github.com/strata-nix/strata/nixdb"
 	"github.com/strata-nix/strata/overlayfs"
 	"github.com/strata-nix/strata/store"
+	"github.com/strata-nix/strata/store/lazy"
 	"github.com/strata-nix/strata/storepath"
 	"github.com/strata-nix/strata/worker"
 )
@@ -78,6 +79,8 @@ type LayerStatus struct {
 	NarBytes *uint64 `json:"narBytes,omitempty"`
 	// Disk is the file system of the upper layer.
 	Disk *Disk `json:"disk,omitempty"`
+	// Lazy is how the mount of a lazy lower is; absent if nobody serves it.
+	Lazy *lazy.Report `json:"lazy,omitempty"`
 	// Tmpfs tells that the layer is in memory and goes with the stack.
 	Tmpfs bool `json:"tmpfs,omitempty"`
 }
@@ -173,6 +176,7 @@ func (r *Run) look(ctx context.Context) *Status {
 		st.Layers = append(st.Layers, LayerStatus{Name: l.Name, Kind: string(l.Kind), Given: l.Given, URI: l.URI, Dir: l.Dir})
 	}
 	r.lookAtMounts(ctx, st)
+	r.lookAtLazy(ctx, st)
 	for _, path := range r.Sockets {
 		err := answers(ctx, path)
 		if err != nil {

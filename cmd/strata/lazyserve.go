@@ -57,7 +57,7 @@ func runLazyServe(ctx context.Context, g *globals, o lazyServeOptions) (err erro
 	beside.Go(func() { objects.Tell(ctx, conn) })
 	beside.Go(func() { st.cache.Maintain(ctx) })
 	beside.Go(func() {
-		if err := (&lazyMount{state: o.state}).report(ctx, st); err != nil {
+		if err := objects.AnswerControl(ctx, o.state); err != nil {
 			g.log().Warn(fmt.Sprintf("nobody can ask how the mount is: %v", err))
 		}
 	})

@@ -5,13 +5,10 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"io"
 	"io/fs"
-	"net"
 	"os"
 	"path/filepath"
 	"strings"
-	"time"
 
 	"golang.org/x/sys/unix"
 
@@ -56,7 +53,7 @@ func lazyMounts() ([]*lazyMount, error) {
 		if err != nil || json.Unmarshal(text, m) != nil || m.PID <= 0 {
 			continue // it is just being made, or taken away
 		}
-		if err := unix.Kill(m.PID, 0); err == nil || errors.Is(err, unix.EPERM) || m.ask() != nil {
+		if err := unix.Kill(m.PID, 0); err == nil || errors.Is(err, unix.EPERM) || m.ask(context.Background()) != nil {
 			all = append(all, m)
 		} else if d.IsDir() {
 			_ = os.RemoveAll(m.state) // of a mount that nobody serves any more
@@ -104,55 +101,10 @@ func (m *lazyMount) open(ctx context.Context, g *globals) (*lazyStore, error) {
 	return c.openLazy(ctx, ref)
 }
 
-// lazyControl is the socket in a state directory at which the process that serves says how it
-// is: whoever connects gets JSON.
-const lazyControl = "control"
-
-// lazyReport is what it says.
-type lazyReport struct {
-	PID    int         `json:"pid"`
-	Since  time.Time   `json:"since"`
-	Counts lazy.Counts `json:"counts"`
-}
-
-// report answers who asks, until ctx ends.
-func (m *lazyMount) report(ctx context.Context, st *lazyStore) error {
-	path := filepath.Join(m.state, lazyControl)
-	if err := os.RemoveAll(path); err != nil {
-		return err
-	}
-	l, err := net.Listen("unix", path)
-	if err != nil {
-		return err
-	}
-	stop := context.AfterFunc(ctx, func() { _ = l.Close() })
-	defer stop()
-	r := lazyReport{PID: os.Getpid(), Since: time.Now()}
-	for {
-		conn, err := l.Accept()
-		if err != nil {
-			if ctx.Err() != nil {
-				return nil
-			}
-			return err
-		}
-		r.Counts = st.Counts()
-		_ = conn.SetDeadline(time.Now().Add(time.Second))
-		_ = json.NewEncoder(conn).Encode(r) // who asked may have gone
-		_ = conn.Close()
-	}
-}
-
 // ask asks the process that serves the mount how it is; nil if it does not answer.
-func (m *lazyMount) ask() *lazyReport {
-	conn, err := net.DialTimeout("unix", filepath.Join(m.state, lazyControl), time.Second)
+func (m *lazyMount) ask(ctx context.Context) *lazy.Report {
+	r, err := lazy.AskControl(ctx, m.state)
 	if err != nil {
-		return nil
-	}
-	defer conn.Close()
-	_ = conn.SetDeadline(time.Now().Add(time.Second))
-	r := new(lazyReport)
-	if json.NewDecoder(io.LimitReader(conn, 1<<20)).Decode(r) != nil {
 		return nil
 	}
 	return r

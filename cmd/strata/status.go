@@ -102,6 +102,14 @@ func printStatus(out *output, st *stack.Status) error {
 	if err := printLayers(out, st); err != nil {
 		return err
 	}
+	for _, l := range st.Layers {
+		if l.Lazy == nil {
+			continue
+		}
+		if err := out.println(fmt.Sprintf("  lazy lower %s:\n  %s", l.Name, strings.Join(lazyLines(l.Lazy), "\n  "))); err != nil {
+			return err
+		}
+	}
 	if err := printUpkeep(out, st); err != nil {
 		return err
 	}

@@ -183,7 +183,9 @@ func (s *Store) obtain(ctx context.Context, info *store.PathInfo) (*stage, error
 		if isFull(err) {
 			break // that is not the origin's fault
 		}
-		s.blame(from, err)
+		if lacks := new(store.InvalidPathError); !errors.As(err, &lacks) {
+			s.blame(from, err)
+		}
 		if isWrong(err) {
 			s.count.refused.Add(1)
 		}

@@ -144,6 +144,13 @@ func (n *numbers) lastOf(p storepath.Path) uint64 {
 	return n.last[p]
 }
 
+// known is how many objects have numbers.
+func (n *numbers) known() int {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	return len(n.last)
+}
+
 // get gives what a number stands for.
 func (n *numbers) get(number uint64) (numbered, bool) {
 	n.mu.Lock()

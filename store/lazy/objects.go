@@ -27,6 +27,9 @@ type Objects struct {
 	stale  []string // names that the kernel knows by a number that means nothing any more
 
 	changed chan struct{} // something new is known
+
+	since             time.Time
+	complete, partial counted // for reports
 }
 
 var _ fusefs.Source = (*Objects)(nil)
@@ -43,7 +46,7 @@ func (s *Store) Objects(state string) (*Objects, error) {
 	if err != nil {
 		return nil, fmt.Errorf("serving a lazy store: %w", err)
 	}
-	return &Objects{s: s, fetch: newFetcher(s), numbers: n, loaded: map[uint64]*object{}, changed: make(chan struct{}, 1)}, nil
+	return &Objects{s: s, fetch: newFetcher(s), numbers: n, loaded: map[uint64]*object{}, changed: make(chan struct{}, 1), since: time.Now()}, nil
 }
 
 // Close waits until what has come is on disk, and lets another process serve the mount. Nothing
