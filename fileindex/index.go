@@ -2,6 +2,7 @@ package fileindex
 
 import (
 	"fmt"
+	"sync"
 
 	"github.com/strata-nix/strata/compress"
 	"github.com/strata-nix/strata/nixhash"
@@ -36,6 +37,9 @@ type Index struct {
 	// Frames are the pieces of the compressed file, if it has some that can be decompressed by themselves.
 	// They lie one behind the other, from the beginning of the file and of the NAR.
 	Frames []compress.Frame
+
+	once   sync.Once
+	starts begins
 }
 
 // MaxFrame bounds the bytes of a frame, in the file and in the NAR: so much is held in memory for a single

@@ -1,7 +1,6 @@
 package fileindex
 
 import (
-	"bufio"
 	"crypto/sha256"
 	"errors"
 	"fmt"
@@ -13,15 +12,12 @@ import (
 	"github.com/strata-nix/strata/nar"
 )
 
-// Scan reads a NAR to its end and finds its contents. It takes exactly the NAR's bytes from r if that is
-// a *bufio.Reader, and perhaps more otherwise. cut, if not nil, is called with each offset at which the NAR is
-// best cut into blocks, in rising order, before r is read up to there, or a few bytes later.
+// Scan reads a NAR to its end and finds its contents. It takes exactly the NAR's bytes from r, and fails as
+// a [nar.Reader] does. cut, if not nil, is called with each offset at which the NAR is best cut into blocks, in
+// rising order, before r is read up to there, or a few bytes later.
 func Scan(r io.Reader, cut func(off int64)) (*Contents, error) {
 	if cut == nil {
 		cut = func(int64) {}
-	}
-	if _, ok := r.(*bufio.Reader); !ok {
-		r = bufio.NewReaderSize(r, 64<<10)
 	}
 	s := &scanner{r: nar.NewReader(r), cutter: cutter{cut: cut}}
 	for {

@@ -82,6 +82,9 @@ func (d *download) place(res *Response) error {
 	if d.a.StatusCode != http.StatusPartialContent {
 		// Perhaps the server does not do ranges: the part is cut out here.
 		d.end, d.skip = d.a.ContentLength, d.begin
+		if d.t.req.OnlyPart && (d.begin > 0 || d.limit >= 0 && (d.end < 0 || d.end > d.limit)) {
+			return permanent(ErrNoRanges)
+		}
 		if d.end >= 0 && d.begin > 0 && d.begin >= d.end {
 			return &StatusError{Method: d.t.method, URL: d.t.url, Code: http.StatusRequestedRangeNotSatisfiable}
 		}

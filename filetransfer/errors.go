@@ -15,6 +15,9 @@ var (
 	// ErrChanged is for an object that is not the same any more when its
 	// download was to be continued.
 	ErrChanged = errors.New("it was replaced while it was downloaded")
+	// ErrNoRanges is for a server that sends all of an object when it was asked for
+	// a part and nothing else.
+	ErrNoRanges = errors.New("the server gives no parts of objects")
 	// ErrRedirects is for redirects that never end.
 	ErrRedirects = errors.New("too many redirects")
 	// ErrOnce is for a body that cannot be sent a second time.

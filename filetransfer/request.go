@@ -21,6 +21,9 @@ type Request struct {
 	// Offset the error is a *StatusError with code 416. A server that does not do
 	// ranges costs reading what lies before Offset.
 	Offset, Length int64
+	// OnlyPart makes a server that does not do ranges an ErrNoRanges, unless it sends no
+	// more than was asked for.
+	OnlyPart bool
 	// ETag is what the caller has. If the server still has the same,
 	// Response.NotModified is set and the body is empty.
 	ETag string

@@ -19,6 +19,8 @@ var (
 	ErrName = errors.New("malformed object name")
 	// ErrChanged: the object is not the one that it was.
 	ErrChanged = errors.New("object has changed")
+	// ErrNoRanges: a part was wanted and no more, and the storage gives whole objects only.
+	ErrNoRanges = errors.New("storage gives no parts of objects")
 	// ErrSize: the bytes that were to be stored are fewer or more than was said.
 	ErrSize = errors.New("object has another size than was said")
 )
@@ -62,6 +64,9 @@ type GetOptions struct {
 	Offset int64
 	// Length is how many bytes at most; 0: all that follow.
 	Length int64
+	// OnlyPart wants the part or else ErrNoRanges, where otherwise what lies before it would be read
+	// and thrown away.
+	OnlyPart bool
 	// ETag, if set, is that which the object must have, or else ErrChanged.
 	ETag string
 	// Query is what a web server is told behind the object's name; others pass over

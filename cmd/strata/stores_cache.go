@@ -28,6 +28,8 @@ func (c *config) cacheOptions(p *params) binarycache.Options {
 		CompressionLevel:    p.level("compression-level"),
 		ParallelCompression: p.flag("parallel-compression", false),
 		WriteListing:        p.flag("write-nar-listing", false),
+		WriteIndex:          p.flag("write-file-index", false),
+		Seekable:            p.flag("seekable", false),
 		IndexDebugInfo:      p.flag("index-debug-info", false),
 		Keys:                p.secretKeys("secret-key", "secret-keys"),
 	}

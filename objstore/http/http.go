@@ -65,6 +65,8 @@ func translate(err error) error {
 		return fmt.Errorf("%w: %w", objstore.ErrNotExist, err)
 	case filetransfer.Forbidden(err):
 		return fmt.Errorf("%w: %w", objstore.ErrForbidden, err)
+	case errors.Is(err, filetransfer.ErrNoRanges):
+		return fmt.Errorf("%w: %w", objstore.ErrNoRanges, err)
 	case errors.Is(err, filetransfer.ErrChanged):
 		return fmt.Errorf("%w: %w", objstore.ErrChanged, err)
 	}
@@ -77,7 +79,7 @@ func (s *Store) Get(ctx context.Context, name string, o objstore.GetOptions) (io
 	if err != nil {
 		return nil, objstore.Info{}, err
 	}
-	req.Offset, req.Length = o.Offset, o.Length
+	req.Offset, req.Length, req.OnlyPart = o.Offset, o.Length, o.OnlyPart
 	res, err := s.client.Get(ctx, req)
 	if err != nil {
 		return nil, objstore.Info{}, translate(err)

@@ -99,6 +99,10 @@ func (b *bucket) Get(ctx context.Context, name string, o objstore.GetOptions) (i
 	if err != nil {
 		return nil, objstore.Info{}, b.translate(*key, err)
 	}
+	if o.OnlyPart && in.Range != nil && out.ContentRange == nil {
+		_ = out.Body.Close() // not wanted
+		return nil, objstore.Info{}, b.translate(*key, objstore.ErrNoRanges)
+	}
 	return out.Body, objstore.Info{
 		Name: name, Size: wholeSize(out), ETag: aws.ToString(out.ETag), ContentEncoding: encoding(out.ContentEncoding),
 	}, nil

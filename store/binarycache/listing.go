@@ -15,14 +15,19 @@ import (
 )
 
 // describe writes what is wanted beside an object's narinfo.
-func (s *Store) describe(ctx context.Context, ni *narinfo.NarInfo, listing *nar.Listing) error {
+func (s *Store) describe(ctx context.Context, ni *narinfo.NarInfo, seen *seenNar) error {
+	if s.o.WriteIndex {
+		if err := s.writeIndex(ctx, ni, seen); err != nil {
+			return err
+		}
+	}
 	if s.o.WriteListing {
-		if err := s.writeListing(ctx, ni, listing); err != nil {
+		if err := s.writeListing(ctx, ni, seen.listing); err != nil {
 			return err
 		}
 	}
 	if s.o.IndexDebugInfo {
-		return s.indexDebugInfo(ctx, ni, listing)
+		return s.indexDebugInfo(ctx, ni, seen.listing)
 	}
 	return nil
 }

@@ -71,6 +71,11 @@ type Options struct {
 	InfoCompression, ListingCompression, LogCompression compress.Method
 	// WriteListing writes a listing beside each narinfo ("write-nar-listing").
 	WriteListing bool
+	// WriteIndex writes a file index beside each narinfo, signed by Keys ("write-file-index").
+	WriteIndex bool
+	// Seekable writes NARs in pieces that can be decompressed each by itself ("seekable"). That needs zstd, which then is
+	// the default, or no compression.
+	Seekable bool
 	// IndexDebugInfo writes where debug information is to be found, by build id
 	// ("index-debug-info").
 	IndexDebugInfo bool
@@ -84,7 +89,13 @@ func (o Options) withDefaults() (Options, error) {
 		return o, errors.New("a binary cache needs a URI")
 	}
 	o.Dir = cmp.Or(o.Dir, storepath.DefaultDir)
+	if o.Seekable && o.Compression == "" {
+		o.Compression = compress.Zstd
+	}
 	o.Compression = cmp.Or(o.Compression, DefaultCompression)
+	if o.Seekable && o.Compression != compress.Zstd && o.Compression != compress.None {
+		return o, fmt.Errorf("binary cache '%s': seekable NARs are compressed by zstd or not at all, and not by %s", o.URI, o.Compression)
+	}
 	o.InfoCacheSize = cmp.Or(o.InfoCacheSize, DefaultInfoCacheSize)
 	o.Connections = cmp.Or(max(o.Connections, 0), DefaultConnections)
 	for _, m := range []compress.Method{o.Compression, o.InfoCompression, o.ListingCompression, o.LogCompression} {

@@ -9,6 +9,7 @@ import (
 
 	"github.com/strata-nix/strata/activity"
 	"github.com/strata-nix/strata/compress"
+	"github.com/strata-nix/strata/fileindex"
 	"github.com/strata-nix/strata/nar"
 	"github.com/strata-nix/strata/narinfo"
 	"github.com/strata-nix/strata/nixhash"
@@ -34,15 +35,13 @@ func (s *Store) pack(ctx context.Context, info *store.PathInfo, open func(contex
 	}
 	defer staged.Abort()
 	ni := &narinfo.NarInfo{PathInfo: *info.Clone(), Compression: string(s.o.Compression)}
-	listing, err := s.fill(ctx, ni, open, staged)
+	seen, err := s.fill(ctx, ni, open, staged)
 	if err != nil {
 		return nil, err
 	}
 	ni.URL = narDir + "/" + ni.FileHash.Digest(nixhash.Nix32) + ".nar" + suffix(s.o.Compression)
-	if listing != nil {
-		if err := s.describe(ctx, ni, listing); err != nil {
-			return nil, err
-		}
+	if err := s.describe(ctx, ni, seen); err != nil {
+		return nil, err
 	}
 	err = staged.Commit(ctx, ni.URL, objstore.PutOptions{Size: int64(ni.FileSize), ContentType: typeNAR, IfAbsent: !repair})
 	if err != nil {
@@ -54,7 +53,7 @@ func (s *Store) pack(ctx context.Context, info *store.PathInfo, open func(contex
 
 // fill opens a NAR when it is its turn, so that nobody keeps a connection open to
 // wait, and lets go of it before anything is uploaded.
-func (s *Store) fill(ctx context.Context, ni *narinfo.NarInfo, open func(context.Context) (io.ReadCloser, error), out io.Writer) (_ *nar.Listing, err error) {
+func (s *Store) fill(ctx context.Context, ni *narinfo.NarInfo, open func(context.Context) (io.ReadCloser, error), out io.Writer) (_ *seenNar, err error) {
 	select {
 	case s.packing <- struct{}{}:
 		defer func() { <-s.packing }()
@@ -92,18 +91,25 @@ func (s *Store) checkAddress(info *store.PathInfo) error {
 	return nil
 }
 
+// seenNar is what is known of a NAR that went through our hands.
+type seenNar struct {
+	listing  *nar.Listing        // nil: not wanted
+	contents *fileindex.Contents // nil: not wanted
+	frames   []compress.Frame    // that it was compressed in, if it can be entered there
+}
+
 // squeezeNar writes a NAR to out, compressed, fills in what is known then, and
-// lists the NAR if that is wanted.
-func (s *Store) squeezeNar(ctx context.Context, ni *narinfo.NarInfo, archive io.Reader, out io.Writer) (listing *nar.Listing, err error) {
+// looks into the NAR if that is wanted.
+func (s *Store) squeezeNar(ctx context.Context, ni *narinfo.NarInfo, archive io.Reader, out io.Writer) (_ *seenNar, err error) {
 	file := newSum(ni.NarSize)
 	defer file.stop()
 	whole, sink := file, io.Writer(teeWriter{out, file}) // without compression the file is the NAR
 	var c io.WriteCloser
+	var seekable *compress.Seekable
 	if s.o.Compression != compress.None {
 		ctx, cancel := context.WithCancel(ctx)
 		defer cancel()
-		o := compress.Options{Level: s.o.level(), Parallel: s.o.ParallelCompression}
-		if c, err = compress.NewWriter(ctx, s.o.Compression, sink, o); err != nil {
+		if c, seekable, err = s.compressor(ctx, sink); err != nil {
 			return nil, err
 		}
 		defer func() {
@@ -116,7 +122,8 @@ func (s *Store) squeezeNar(ctx context.Context, ni *narinfo.NarInfo, archive io.
 		defer whole.stop()
 		sink = teeWriter{c, whole}
 	}
-	if listing, err = s.readNar(ctx, archive, sink); err != nil {
+	seen, err := s.readNar(ctx, archive, sink, seekable)
+	if err != nil {
 		return nil, err
 	}
 	if err := s.checkNar(ni, whole); err != nil {
@@ -127,22 +134,50 @@ func (s *Store) squeezeNar(ctx context.Context, ni *narinfo.NarInfo, archive io.
 			return nil, err
 		}
 	}
+	if seekable != nil {
+		seen.frames = seekable.Frames()
+	}
 	ni.FileHash, ni.FileSize = file.sum()
-	return listing, nil
+	return seen, nil
+}
+
+// compressor makes what compresses a NAR; seekable is the same if it can be cut, or nil.
+func (s *Store) compressor(ctx context.Context, w io.Writer) (c io.WriteCloser, seekable *compress.Seekable, err error) {
+	o := compress.Options{Level: s.o.level(), Parallel: s.o.ParallelCompression}
+	if s.o.Seekable {
+		seekable, err = compress.NewSeekable(ctx, w, o)
+		return seekable, seekable, err
+	}
+	c, err = compress.NewWriter(ctx, s.o.Compression, w, o)
+	return c, nil, err
 }
 
 // readNar passes an archive on, and takes exactly its bytes.
-func (s *Store) readNar(ctx context.Context, archive io.Reader, sink io.Writer) (listing *nar.Listing, err error) {
+func (s *Store) readNar(ctx context.Context, archive io.Reader, sink io.Writer, seekable *compress.Seekable) (_ *seenNar, err error) {
 	archive = &ctxReader{ctx, archive}
-	if !s.o.WriteListing && !s.o.IndexDebugInfo {
+	seen := &seenNar{}
+	listed := s.o.WriteListing || s.o.IndexDebugInfo
+	if !listed && !s.o.WriteIndex && seekable == nil {
 		_, err := nar.Copy(sink, archive)
-		return nil, err
+		return seen, err
 	}
 	b := bufio.NewWriterSize(sink, sumSize)
-	if listing, err = nar.List(io.TeeReader(archive, b)); err != nil {
+	archive = io.TeeReader(archive, b)
+	if !s.o.WriteIndex && seekable == nil {
+		seen.listing, err = nar.List(archive)
+	} else {
+		var cut func(int64)
+		if seekable != nil {
+			cut = seekable.Cut
+		}
+		if seen.contents, err = fileindex.Scan(archive, cut); err == nil && listed {
+			seen.listing = seen.contents.Listing()
+		}
+	}
+	if err != nil {
 		return nil, err
 	}
-	return listing, b.Flush()
+	return seen, b.Flush()
 }
 
 // checkNar compares a NAR with what its info promised, and notes what it did not

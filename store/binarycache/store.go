@@ -23,6 +23,7 @@ type Store struct {
 	meta    meta
 	signing lock // for who reads, changes and writes a file
 	packs   packs
+	whole   wholeOnly // whether files can be read in parts
 }
 
 // The abilities.

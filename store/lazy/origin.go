@@ -31,10 +31,10 @@ type Lister interface {
 // RangeOpener is an origin that gives parts of NARs: of uncompressed ones, or
 // of such as are compressed in pieces.
 type RangeOpener interface {
-	// OpenNarRange begins to give size bytes of the NAR of a valid path, from off on. The
-	// caller closes the reader. Nothing is compared: whoever reads does that.
-	// An error that is a [store.ErrUnsupported] says that this NAR can only be had whole.
-	OpenNarRange(ctx context.Context, p storepath.Path, off, size int64) (io.ReadCloser, error)
+	// OpenNarRange begins to give size bytes of the NAR that an index describes, from off on, of whatever
+	// origin the index is. The caller closes the reader. Nothing is compared: whoever reads does that.
+	// An error that is a [store.ErrUnsupported] says that this NAR can only be had whole here.
+	OpenNarRange(ctx context.Context, x *fileindex.Index, off, size int64) (io.ReadCloser, error)
 }
 
 // Indexer is an origin that has indexes of objects.
