@@ -41,6 +41,13 @@ func HashesOf(paths []storepath.Path) Hashes {
 
 func compareHashes(a, b Hash) int { return bytes.Compare(a[:], b[:]) }
 
+// union gives those that are among either.
+func (hs Hashes) union(others Hashes) Hashes {
+	all := slices.Concat(hs, others)
+	slices.SortFunc(all, compareHashes)
+	return slices.Compact(all)
+}
+
 // Has tells whether a hash is among them.
 func (hs Hashes) Has(h Hash) bool {
 	_, ok := slices.BinarySearchFunc(hs, h, compareHashes)

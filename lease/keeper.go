@@ -34,8 +34,9 @@ type Keeper struct {
 	publishing sync.Mutex // held while something is published
 
 	mu    sync.Mutex
-	base  Hashes // what was used when that was last found out
-	known bool   // that was done
+	base  Hashes    // what was used when that was last found out
+	known bool      // that was done
+	since time.Time // when base was taken over
 	uses  uint64
 	fresh map[Hash]time.Time // leaned on since, and when
 	asked uint64             // grows when fresh does
@@ -68,12 +69,19 @@ func (k *Keeper) Renew(ctx context.Context) (*Lease, error) {
 }
 
 // RenewWith is Renew for a caller that has found out what is used, and began to when
-// it says.
+// it says. Of several that found that out at the same time, each only adds to what
+// the first one published: which of them looked last, nobody knows.
 func (k *Keeper) RenewWith(ctx context.Context, began time.Time, roots []storepath.Path, uses uint64) (*Lease, error) {
 	k.publishing.Lock()
 	defer k.publishing.Unlock()
 	k.mu.Lock()
-	k.base, k.uses, k.known = HashesOf(roots), uses, true
+	base := HashesOf(roots)
+	if began.Before(k.since) {
+		// It may have looked before the last one did, which has found, and taken out of
+		// fresh, what it has not.
+		base, uses = base.union(k.base), max(uses, k.uses)
+	}
+	k.base, k.uses, k.known, k.since = base, uses, true, k.p.now()
 	maps.DeleteFunc(k.fresh, func(h Hash, at time.Time) bool {
 		return at.Before(began.Add(-hold)) || at.Before(began) && k.base.Has(h)
 	})

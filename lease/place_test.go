@@ -288,6 +288,40 @@ func TestGraceThenLapsed(t *testing.T) {
 	})
 }
 
+// Who looks what is used while somebody begins to lean on something may have looked
+// before that or behind it, and tells of it when others have long told.
+func TestRenewalsThatOverlap(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		p := NewPlace(objstore.NewMemory(), "memory")
+		initPlace(t, p, Terms{})
+		a := path(t, "a")
+		k := keeper(t, p, "c", newLower(a))
+		renew := func(began time.Time, uses ...storepath.Path) *Lease {
+			t.Helper()
+			l, err := k.RenewWith(t.Context(), began, uses, uint64(len(uses)))
+			if err != nil {
+				t.Fatal(err)
+			}
+			time.Sleep(time.Second)
+			return l
+		}
+		renew(time.Now())
+		early := time.Now() // and it finds nothing
+		time.Sleep(time.Second)
+		if err := k.Lean(t.Context(), []storepath.Path{a}); err != nil {
+			t.Fatal(err)
+		}
+		time.Sleep(time.Second)
+		renew(time.Now(), a)
+		if l := renew(early); !l.Roots.Has(HashOf(a)) || l.Uses != 1 {
+			t.Errorf("what an earlier look did not find is lost: %+v", l)
+		}
+		if l := renew(time.Now()); len(l.Roots) != 0 || l.Uses != 0 {
+			t.Errorf("what is not used any more stays: %+v", l)
+		}
+	})
+}
+
 // Whatever comes between, a path that somebody leans on is not deleted: either the
 // collection finds it leased, or the consumer finds it gone.
 func TestLeaningDuringACollection(t *testing.T) {

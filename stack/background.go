@@ -16,6 +16,8 @@ type background struct {
 
 	cancel context.CancelFunc
 	wg     sync.WaitGroup
+
+	publishing sync.Mutex // held while it is found out what is used, and told
 }
 
 // set puts other ones in the place of what there is.

@@ -33,6 +33,9 @@ func TestMain(m *testing.M) {
 		}
 		upAndDown(os.Getenv(crashIn), at)
 	}
+	if at, err := strconv.Atoi(os.Getenv(leanAtEnv)); err == nil {
+		leanAndDie(os.Getenv(crashIn), at)
+	}
 	if at, err := strconv.Atoi(os.Getenv(modelAtEnv)); err == nil {
 		stepAndDie(at)
 	}

@@ -116,13 +116,17 @@ func (s *Stack) openHolds(ctx context.Context) ([]*held, error) {
 	return all, nil
 }
 
-// Publish tells the owners of all lowers that take part what is used of theirs.
+// Publish tells the owners of all lowers that take part what is used of theirs. What
+// is told was found out after the call: one that is under way already is waited for,
+// and what it found is not told again.
 func (s *Stack) Publish(ctx context.Context) ([]HoldStatus, error) {
 	out := []HoldStatus{}
 	holds := s.background.held()
 	if len(holds) == 0 {
 		return out, nil
 	}
+	s.background.publishing.Lock()
+	defer s.background.publishing.Unlock()
 	began := time.Now()
 	all, err := s.Store.Leaning(ctx)
 	if err != nil {

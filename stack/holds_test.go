@@ -1,21 +1,29 @@
 package stack
 
 import (
+	"bytes"
 	"context"
 	"errors"
+	"fmt"
 	"io/fs"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"slices"
 	"strconv"
 	"strings"
 	"testing"
+	"time"
 
 	"golang.org/x/sys/unix"
 
+	"github.com/strata-nix/strata/internal/crashpoint"
+	"github.com/strata-nix/strata/internal/testenv"
 	"github.com/strata-nix/strata/lease"
+	"github.com/strata-nix/strata/nixhash"
 	"github.com/strata-nix/strata/store"
 	"github.com/strata-nix/strata/store/local"
+	"github.com/strata-nix/strata/store/overlay"
 	"github.com/strata-nix/strata/store/storetest"
 	"github.com/strata-nix/strata/storepath"
 )
@@ -147,6 +155,34 @@ func (s *Stack) age() {
 			}
 			r.mu.Unlock()
 		}
+	}
+}
+
+// Who looked what is used before somebody began to lean on something, and tells of it
+// when that has long been found, takes nothing away.
+func TestRootsByLooksThatOverlap(t *testing.T) {
+	place, used := t.TempDir(), object(t, "used").Path()
+	h := &rootsHolder{
+		links: links{place: place, consumer: "me", dir: storepath.DefaultDir}, state: t.TempDir(), fresh: map[storepath.Path]time.Time{},
+		valid: func(_ context.Context, paths []storepath.Path) ([]storepath.Path, error) { return paths, nil },
+	}
+	renew := func(began time.Time, roots ...storepath.Path) []string {
+		t.Helper()
+		if err := h.renew(t.Context(), began, overlay.Leaning{Roots: roots}); err != nil {
+			t.Fatal(err)
+		}
+		return rootsIn(t, filepath.Join(place, "me"))
+	}
+	early := time.Now() // and it finds nothing
+	if err := h.lean(t.Context(), []storepath.Path{used}); err != nil {
+		t.Fatal(err)
+	}
+	renew(time.Now(), used)
+	if got := renew(early); len(got) != 1 {
+		t.Errorf("what an earlier look did not find is lost: %q", got)
+	}
+	if got := renew(time.Now()); len(got) != 0 {
+		t.Errorf("what is not used any more stays: %q", got)
 	}
 }
 
@@ -335,6 +371,132 @@ func TestLeaseRequired(t *testing.T) {
 			t.Error("a place was made that nobody opened")
 		}
 	})
+}
+
+const leanAtEnv = "STACK_TEST_LEAN_AT"
+
+// leanAndDie brings a stack up over a lower that has opted in and has leases, adds an
+// object, lets it go again, and is killed at a mark.
+func leanAndDie(dir string, at int) {
+	ctx := context.Background()
+	c := Config{Upper: Upper{Dir: dir + "/upper"}, Root: dir + "/root", Consumer: "me", Lowers: []Lower{{Path: dir + "/base", Leases: dir + "/leases"}}}
+	c, err := c.Resolve("/")
+	var s *Stack
+	if err == nil {
+		s, err = Assemble(ctx, c, parts())
+	}
+	if err == nil {
+		crashpoint.KillAt(at, nil)
+		err = s.Announce(ctx, nil)
+	}
+	if err == nil {
+		var info *store.PathInfo
+		var archive []byte
+		if info, archive, err = leaning(dir); err == nil {
+			err = s.Store.Add(ctx, info, bytes.NewReader(archive), store.AddOptions{NoCheckSigs: true})
+		}
+	}
+	if err == nil {
+		if _, err = s.Publish(ctx); err == nil {
+			if _, err = s.Collect(ctx, CollectOptions{}); err == nil {
+				s.age()
+				_, err = s.Publish(ctx)
+			}
+		}
+		crashpoint.KillAt(1<<30, nil)
+		err = errors.Join(err, s.TakeDown(ctx, TakeDownOptions{}))
+	}
+	if err != nil {
+		fmt.Fprintln(os.Stderr, err)
+		os.Exit(1)
+	}
+	os.Exit(0)
+}
+
+// Wherever a process is killed, the lower keeps what the upper's database leans on.
+func TestLeaningKilledAnywhere(t *testing.T) {
+	testenv.Long(t)
+	inEach(t, func(t *testing.T, w *world) {
+		used := object(t, "used")
+		w.optIn(t, w.lower(t, "base", used))
+		place, err := lease.OpenDirectory(w.path("leases"))
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := place.Init(t.Context(), lease.Terms{}); err != nil {
+			t.Fatal(err)
+		}
+		// What the child adds refers to what the lower has.
+		if err := os.WriteFile(w.path("leaning.nar"), object(t, "leaning").NAR, 0o600); err != nil {
+			t.Fatal(err)
+		}
+		leaned := 0
+		for at := 0; ; at++ {
+			cmd := exec.Command("/proc/self/exe")
+			cmd.Env = append(os.Environ(), leanAtEnv+"="+strconv.Itoa(at), crashIn+"="+w.dir, leanOnEnv+"="+used.Path().Base())
+			out, runErr := cmd.CombinedOutput()
+			if runErr != nil && cmd.ProcessState.String() != "signal: killed" {
+				t.Fatalf("point %d: %v\n%s", at, runErr, out)
+			}
+			s, err := local.Open(t.Context(), local.Options{State: w.path("upper/state"), Real: w.path("upper/layer"), ReadOnly: true})
+			if err != nil {
+				t.Fatal(err)
+			}
+			rows, err := s.DB().ValidPaths(t.Context(), []storepath.Path{used.Path()})
+			if err = errors.Join(err, s.Close()); err != nil {
+				t.Fatal(err)
+			}
+			roots := rootsIn(t, filepath.Join(w.path("base"), stateInRoot, rootsDir, "me"))
+			if _, err := place.Read(t.Context(), "me"); err != nil && leaned > 0 {
+				t.Errorf("point %d: the lease cannot be read: %v", at, err)
+			}
+			if len(rows) > 0 {
+				leaned++
+				if len(roots) != 1 {
+					t.Errorf("point %d: the upper leans on %s, and its roots are %q", at, used.Path(), roots)
+				}
+			}
+			// The next process finds its way, and begins anew.
+			c := w.config(t, w.path("base"))
+			c.Consumer, c.Lowers[0].Leases = "me", w.path("leases")
+			next := w.up(t, c)
+			if st := next.Status(t.Context()); len(st.Problems) > 0 {
+				t.Errorf("point %d: %q", at, st.Problems)
+			}
+			if _, err := next.Collect(t.Context(), CollectOptions{}); err != nil {
+				t.Errorf("point %d: %v", at, err)
+			}
+			w.takeDown(t, next)
+			if got := rootsIn(t, filepath.Join(w.path("base"), stateInRoot, rootsDir, "me")); len(got) > 0 {
+				t.Errorf("point %d: left are %q", at, got)
+			}
+			if runErr == nil {
+				if at < 6 || leaned == 0 {
+					t.Errorf("only %d points were met, %d of them leaning", at, leaned)
+				}
+				return
+			}
+		}
+	})
+}
+
+// leanOnEnv is the path that the object of a child refers to.
+const leanOnEnv = "STACK_TEST_LEAN_ON"
+
+// leaning is that object; its archive is in a file.
+func leaning(dir string) (*store.PathInfo, []byte, error) {
+	ref, err := storepath.ParseBase(os.Getenv(leanOnEnv))
+	if err != nil {
+		return nil, nil, err
+	}
+	archive, err := os.ReadFile(filepath.Join(dir, "leaning.nar"))
+	if err != nil {
+		return nil, nil, err
+	}
+	h := nixhash.Of(nixhash.SHA256, string(archive))
+	ca := storepath.ContentAddress{Method: storepath.Recursive, Hash: h}
+	p, err := storepath.DefaultDir.Make("leaning", ca, storepath.References{Others: []storepath.Path{ref}})
+	return &store.PathInfo{Path: p, NarHash: h, NarSize: uint64(len(archive)), References: []storepath.Path{ref}, CA: ca}, archive, err
 }
 
 // What was told the owner of a lower is taken back when that is one no more, and only

@@ -136,6 +136,7 @@ type rootsHolder struct {
 
 	mu    sync.Mutex
 	fresh map[storepath.Path]time.Time // leaned on, and not yet found again
+	since time.Time                    // when the last renewal took what was found out of fresh
 }
 
 // freshFor is for how long a root stays that was leaned on and is not found again.
@@ -144,6 +145,9 @@ const freshFor = time.Hour
 func (h *rootsHolder) renew(ctx context.Context, began time.Time, l overlay.Leaning) error {
 	h.mu.Lock()
 	defer h.mu.Unlock()
+	// It may have looked before the last one did, and so not know all that is used.
+	overlaps := began.Before(h.since)
+	h.since = time.Now()
 	want := storepath.NewSet(l.Roots...)
 	for p, at := range h.fresh {
 		if at.Before(began.Add(-freshFor)) || at.Before(began) && want.Has(p) {
@@ -159,8 +163,10 @@ func (h *rootsHolder) renew(ctx context.Context, began time.Time, l overlay.Lean
 		return err
 	}
 	crashpoint.Reached("stack: roots of a lower added")
-	if err := h.links.removeOthers(want); err != nil {
-		return err
+	if !overlaps {
+		if err := h.links.removeOthers(want); err != nil {
+			return err
+		}
 	}
 	return h.links.describe(h.about)
 }
