@@ -24,7 +24,8 @@ import (
 // machine is a world that builds for another one.
 type machine struct {
 	*local.Store
-	w *world
+	w    *world
+	tell func(line string)
 }
 
 // BuildDerivation implements store.DerivationBuilder.
@@ -35,8 +36,12 @@ func (m machine) BuildDerivation(ctx context.Context, p storepath.Path, d *deriv
 	return m.w.b.BuildDerivation(ctx, m.w.v, p, d, mode)
 }
 
-// Close keeps the store open, which belongs to the test.
-func (machine) Close() error { return nil }
+// Close keeps the store open, which belongs to the test. What a machine prints beside
+// the protocol may be there only now.
+func (m machine) Close() error {
+	m.tell("a late line")
+	return nil
+}
 
 // farm gives a world other worlds to build for it, by the names of the setting
 // builders. One that is called away cannot be reached.
@@ -45,13 +50,13 @@ func (w *world) farm(builders string, features ...string) map[string]*world {
 	w.v.Options.PollInterval = 1 // nothing else tells of places that come free
 	all := map[string]*world{}
 	var mu sync.Mutex
-	w.v.Options.OpenMachine = func(_ context.Context, ref store.Reference, _ *execute.Options, _ func(string)) (store.Store, error) {
+	w.v.Options.OpenMachine = func(_ context.Context, ref store.Reference, _ *execute.Options, tell func(string)) (store.Store, error) {
 		mu.Lock()
 		defer mu.Unlock()
 		if ref.Authority == "away" {
 			return nil, errors.New("no route to host")
 		}
-		return machine{all[ref.Authority].s, all[ref.Authority]}, nil
+		return machine{all[ref.Authority].s, all[ref.Authority], tell}, nil
 	}
 	for line := range strings.SplitSeq(builders, ";") {
 		name, _, _ := strings.Cut(strings.TrimPrefix(strings.TrimSpace(line), "ssh://"), " ")
@@ -198,7 +203,7 @@ func TestFailureElsewhere(t *testing.T) {
 	if err != nil || results[0].Status != store.PermanentFailure {
 		t.Fatalf("%+v, %v", results, err)
 	}
-	for _, part := range []string{"Cannot build '", "-x.drv'", "exit code 3", "> a line of x"} {
+	for _, part := range []string{"Cannot build '", "-x.drv'", "exit code 3", "> a line of x", "> a late line"} {
 		if !strings.Contains(results[0].Message, part) {
 			t.Errorf("%q is not in %q", part, results[0].Message)
 		}

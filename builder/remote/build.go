@@ -33,22 +33,31 @@ func (p *machinePlace) Build(ctx context.Context, job *execute.Job) (*store.Buil
 	p.tellLines(log.line)
 	start := time.Now().Unix()
 	result, err := p.perform(ctx, job)
+	switch {
+	case err != nil && ctx.Err() != nil:
+		err = context.Cause(ctx)
+	case err != nil:
+		err = fmt.Errorf("building derivation '%s' on '%s': %w", drv, p.Name(), err)
+	default:
+		if result.Start == 0 {
+			result.Start, result.Stop = start, time.Now().Unix()
+		}
+		if result.Status.OK() {
+			result, err = p.takeOutputs(ctx, job, result)
+		}
+	}
+	// Lines beside the protocol have no end but that of the connection: the last of them
+	// may come after the answer.
+	p.disconnect()
 	p.tellLines(nil)
 	log.close()
 	if err != nil {
-		if ctx.Err() != nil {
-			return nil, context.Cause(ctx)
-		}
-		return nil, fmt.Errorf("building derivation '%s' on '%s': %w", drv, p.Name(), err)
-	}
-	if result.Start == 0 {
-		result.Start, result.Stop = start, time.Now().Unix()
+		return nil, err
 	}
 	if !result.Status.OK() {
 		result.Message = log.explain(drv, result.Message)
-		return result, nil
 	}
-	return p.takeOutputs(ctx, job, result)
+	return result, nil
 }
 
 // upload brings everything that a derivation is built from to the machine. One

@@ -291,12 +291,17 @@ func (p *machinePlace) Release() {
 		_ = p.roots.Close()
 		p.roots = nil
 	}
-	if p.st != nil {
-		_ = p.st.Close() // nothing of it is needed any more
-		p.st = nil
-	}
+	p.disconnect()
 	if p.lock != nil {
 		_ = p.lock.Close()
 		p.lock = nil
+	}
+}
+
+// disconnect returns when all that the machine said has been heard.
+func (p *machinePlace) disconnect() {
+	if p.st != nil {
+		_ = p.st.Close() // nothing of it is needed any more
+		p.st = nil
 	}
 }
