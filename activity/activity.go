@@ -73,6 +73,10 @@ const (
 	SetExpected      ResultType = 106 // fields: activity type, count
 	PostBuildLogLine ResultType = 107
 	FetchStatus      ResultType = 108
+
+	// InputsFetched is of a Build, and of ours: the field is the number of bytes that came
+	// from elsewhere as it read its inputs.
+	InputsFetched ResultType = 0x5354_0001
 )
 
 // Field is a value attached to an activity or a result: an integer or a text.

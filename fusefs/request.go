@@ -44,7 +44,7 @@ func (r *request) handle(n int) {
 		r.fail(unix.EIO)
 		return
 	}
-	r.ctx = r.s.begin(r.Unique)
+	r.ctx = r.s.begin(&r.InHeader)
 	defer r.s.end(r.Unique)
 	defer func() {
 		if p := recover(); p != nil {

@@ -154,12 +154,21 @@ func (s *server) failure() error {
 }
 
 // begin gives a request under way a context, which an interrupt ends.
-func (s *server) begin(unique uint64) context.Context {
-	ctx, cancel := context.WithCancelCause(s.ctx)
+func (s *server) begin(h *fuse.InHeader) context.Context {
+	ctx, cancel := context.WithCancelCause(context.WithValue(s.ctx, callerKey{}, h.Pid))
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	s.calls[unique] = cancel
+	s.calls[h.Unique] = cancel
 	return ctx
+}
+
+type callerKey struct{}
+
+// Caller is the process, or the thread, that asked for what a Source was called for; 0 if that is not
+// known, as with one of another PID namespace.
+func Caller(ctx context.Context) (pid int) {
+	n, _ := ctx.Value(callerKey{}).(uint32)
+	return int(n)
 }
 
 func (s *server) end(unique uint64) {

@@ -52,6 +52,9 @@ type BuildResult struct {
 	Start, Stop      int64 // seconds since 1970
 	// CPUUser and CPUSystem are what the build used; 0: not known.
 	CPUUser, CPUSystem time.Duration
+	// Fetched is how many bytes of inputs came from elsewhere as the build read them. It is known
+	// only where the build ran.
+	Fetched uint64
 	// Outputs by name.
 	Outputs map[string]*Realisation
 }

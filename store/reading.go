@@ -3,6 +3,7 @@ package store
 import (
 	"context"
 	"io"
+	"time"
 
 	"github.com/strata-nix/strata/storepath"
 )
@@ -72,6 +73,13 @@ func Dirs(s Store) []string {
 type Appearing interface {
 	// Appeared tells whether that may have happened since it was asked last.
 	Appeared() bool
+}
+
+// FetchMeter is a store of which objects come from elsewhere when they are read.
+type FetchMeter interface {
+	// FetchedFor tells how many bytes have come because processes read that parent has started
+	// since a time, or others that descend from those. They may have ended.
+	FetchedFor(ctx context.Context, parent int, since time.Time) (bytes uint64, err error)
 }
 
 // RealisationQuerier knows what content-addressed derivations produced.

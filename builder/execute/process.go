@@ -78,6 +78,7 @@ func (b *build) runProcess(ctx context.Context, w *watch) (_ exited, err error) 
 	}
 	spec := b.spec()
 	activity.Logf(ctx, activity.Chatty, "executing builder '%s'", spec.Path)
+	began := time.Now()
 	p, err := sandbox.Start(ctx, spec)
 	b.term.closeSlave()
 	var notExecuted *sandbox.ExecError
@@ -99,7 +100,24 @@ func (b *build) runProcess(ctx context.Context, w *watch) (_ exited, err error) 
 	_ = b.term.master.SetReadDeadline(time.Now().Add(drainTime))
 	wg.Wait()
 	b.term.rest(w.take) // unless we had no time to read it all
+	b.tellFetched(ctx, p.Pid(), began)
 	return exited{exit}, err
+}
+
+// tellFetched tells what came from elsewhere because the builder read it.
+func (b *build) tellFetched(ctx context.Context, parent int, began time.Time) {
+	meter, ok := store.As[store.FetchMeter](b.s)
+	if !ok {
+		return
+	}
+	n, err := meter.FetchedFor(context.WithoutCancel(ctx), parent, began)
+	if err != nil {
+		activity.Logf(ctx, activity.Talkative, "how much was fetched for '%s' is not known: %v", b.dir.Print(b.job.DrvPath), err)
+	}
+	if b.result.Fetched = n; n > 0 {
+		b.act.Result(activity.InputsFetched, activity.Int(n))
+		b.write(fmt.Appendf(nil, "strata: %.1f MiB of inputs were fetched as they were read\n", float64(n)/(1<<20)))
+	}
 }
 
 // capitalised says why a program was not executed in the C library's words, which

@@ -141,6 +141,10 @@ func (p *Process) account() {
 	p.exitErr = errors.Join(p.exitErr, err)
 }
 
+// Pid is a process whose child the builder is, or what surrounds it. It may have had other
+// children before, and may not be ours any more when the builder has ended.
+func (p *Process) Pid() int { return p.keeper.Pid }
+
 // Wait waits until the builder has ended and nothing is left of it. An error says
 // that something may be left, or that it is not known how it ended. It may be
 // called more than once.

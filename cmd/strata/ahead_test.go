@@ -22,12 +22,19 @@ func closed() <-chan struct{} {
 	return c
 }
 
+// readOne reads one large thing ahead.
+func readOne(ctx context.Context, after <-chan struct{}, open func(context.Context) (io.ReadCloser, error)) *aheadReader {
+	a := newAheadReader(ctx, aheadChunk, open)
+	readAhead(after, []*aheadReader{a})
+	return a
+}
+
 func TestReadingAheadGivesTheSame(t *testing.T) {
 	for _, n := range []int{0, 1, aheadChunk - 1, aheadChunk, aheadChunk + 1, 3*aheadChunk + 7} {
 		want := bytes.Repeat([]byte("abcdefg"), n/7+1)[:n]
 		for how, r := range map[string]io.Reader{"at once": bytes.NewReader(want), "in halves": iotest.HalfReader(bytes.NewReader(want)),
 			"with its end": iotest.DataErrReader(bytes.NewReader(want))} {
-			a := readAhead(t.Context(), closed(), func(context.Context) (io.ReadCloser, error) { return io.NopCloser(r), nil })
+			a := readOne(t.Context(), closed(), func(context.Context) (io.ReadCloser, error) { return io.NopCloser(r), nil })
 			if got, err := io.ReadAll(a); err != nil || !bytes.Equal(got, want) {
 				t.Errorf("%d %s: %d bytes, %v", n, how, len(got), err)
 			}
@@ -44,7 +51,7 @@ func TestReadingAheadPassesOnErrors(t *testing.T) {
 			return io.NopCloser(io.MultiReader(bytes.NewReader(make([]byte, aheadChunk+5)), iotest.ErrReader(bad))), nil
 		},
 	} {
-		a := readAhead(t.Context(), closed(), open)
+		a := readOne(t.Context(), closed(), open)
 		if _, err := io.ReadAll(a); !errors.Is(err, bad) {
 			t.Error(err)
 		}
@@ -62,7 +69,7 @@ func TestReadingAheadHasALimitAndATurn(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		turn := make(chan struct{})
 		src := &endless{}
-		a := readAhead(t.Context(), turn, func(context.Context) (io.ReadCloser, error) { return src, nil })
+		a := readOne(t.Context(), turn, func(context.Context) (io.ReadCloser, error) { return src, nil })
 		synctest.Wait()
 		if src.taken > 0 {
 			t.Error("it began before its turn")
@@ -79,7 +86,7 @@ func TestReadingAheadHasALimitAndATurn(t *testing.T) {
 		}
 		_ = a.Close()
 		// One whose turn never comes ends, too.
-		_ = readAhead(t.Context(), make(chan struct{}), nil).Close()
+		_ = readOne(t.Context(), make(chan struct{}), nil).Close()
 	})
 }
 

@@ -12,6 +12,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"github.com/strata-nix/strata/activity"
 	"github.com/strata-nix/strata/derivation"
 	"github.com/strata-nix/strata/store"
 	"github.com/strata-nix/strata/storepath"
@@ -109,7 +110,8 @@ func runBuild(ctx context.Context, g *globals, o buildOptions, args []string) er
 			defer func() { err = errors.Join(err, roots.Close()) }()
 			ctx = store.WithTempRoots(ctx, roots)
 		}
-		results, err := b.BuildPaths(ctx, targets, o.mode)
+		fetched := &fetchedInputs{of: g.progress}
+		results, err := b.BuildPaths(activity.With(ctx, fetched), targets, o.mode)
 		if err != nil {
 			return err
 		}
@@ -118,7 +120,7 @@ func runBuild(ctx context.Context, g *globals, o buildOptions, args []string) er
 				return err
 			}
 		}
-		if err := printResults(g.out, dir, results, o.json); err != nil {
+		if err := printResults(g.out, dir, results, o.json, fetched); err != nil {
 			return err
 		}
 		return failureOf(dir, targets, results)
@@ -251,9 +253,10 @@ type resultJSON struct {
 	Error   string            `json:"error,omitempty"`
 	Start   int64             `json:"startTime,omitempty"`
 	Stop    int64             `json:"stopTime,omitempty"`
+	Fetched uint64            `json:"fetchedBytes,omitempty"` // of inputs, as the build read them
 }
 
-func printResults(out *output, dir storepath.Dir, results []*store.BuildResult, json bool) error {
+func printResults(out *output, dir storepath.Dir, results []*store.BuildResult, json bool, fetched *fetchedInputs) error {
 	list := []resultJSON{}
 	for _, r := range results {
 		if r == nil {
@@ -266,6 +269,7 @@ func printResults(out *output, dir storepath.Dir, results []*store.BuildResult, 
 			lines = []string{entry.Path}
 		} else {
 			entry.DrvPath = r.Path.Drv().Arg(dir)
+			entry.Fetched = fetched.by(entry.DrvPath)
 			entry.Outputs = make(map[string]string, len(r.Outputs))
 			for _, name := range slices.Sorted(maps.Keys(r.Outputs)) {
 				entry.Outputs[name] = dir.Print(r.Outputs[name].OutPath)

@@ -47,10 +47,11 @@ type config struct {
 	tellDaemon          bool            // it gets them
 
 	network        *network
-	secretKeyFiles []string          // to sign with
-	sshOptions     []string          // of NIX_SSHOPTS
-	tell           func(line string) // what commands of stores write to standard error
-	log            *slog.Logger      // what stores have to say that nobody asked; nil: nothing
+	secretKeyFiles []string                              // to sign with
+	sshOptions     []string                              // of NIX_SSHOPTS
+	tell           func(line string)                     // what commands of stores write to standard error
+	account        func(context.Context) func(bytes int) // of lazy stores, see there; nil: nobody does
+	log            *slog.Logger                          // what stores have to say that nobody asked; nil: nothing
 
 	warnings   []string
 	passedOver []string // settings that are not obeyed, for those whom it matters to

@@ -36,6 +36,8 @@ func runLazyServe(ctx context.Context, g *globals, o lazyServeOptions) (err erro
 	// That something is not there is remembered on disk only, where others say what has come since.
 	c.network.disk()
 	c.network.ttl.Negative = 0
+	readers := newReaders()
+	c.account = readers.account
 	st, err := c.openLazy(ctx, ref)
 	if err != nil {
 		return err
@@ -59,6 +61,11 @@ func runLazyServe(ctx context.Context, g *globals, o lazyServeOptions) (err erro
 	beside.Go(func() {
 		if err := objects.AnswerControl(ctx, o.state); err != nil {
 			g.log().Warn(fmt.Sprintf("nobody can ask how the mount is: %v", err))
+		}
+	})
+	beside.Go(func() {
+		if err := readers.serve(ctx, o.state); err != nil {
+			g.log().Warn(fmt.Sprintf("nobody can ask for whom things came: %v", err))
 		}
 	})
 	done, err := st.cache.Register(ctx, lazy.User{Dirs: []string{st.RealDir()}})

@@ -18,7 +18,8 @@ type objectsOf struct {
 
 	next    int
 	current *wantedNAR
-	ahead   []*aheadReader // of the objects from next on
+	ahead   [][]*aheadReader // of the objects before asked, those together that one reads
+	asked   int
 	begun   <-chan struct{}
 }
 
@@ -43,21 +44,44 @@ func (s *objectsOf) Next() (*store.PathInfo, io.Reader, error) {
 
 // take gives the object that Next gave last, and begins to read others.
 func (s *objectsOf) take() *aheadReader {
-	first := s.next - 1
 	if s.begun == nil {
 		now := make(chan struct{})
 		close(now)
 		s.begun = now
 	}
-	for at := first + len(s.ahead); at < len(s.t.items) && len(s.ahead) < aheadObjects; at++ {
-		it := s.t.items[at]
-		r := readAhead(s.ctx, s.begun, func(ctx context.Context) (io.ReadCloser, error) { return s.t.open(ctx, it) })
-		s.begun = r.begun
-		s.ahead = append(s.ahead, r)
+	if len(s.ahead) == 0 {
+		s.asked = s.next - 1 // what came before was not wanted
 	}
-	r := s.ahead[0]
-	s.ahead = s.ahead[1:]
+	for s.asked < len(s.t.items) && len(s.ahead) < aheadReaders {
+		group := s.group()
+		readAhead(s.begun, group)
+		s.begun = group[len(group)-1].begun
+		s.ahead = append(s.ahead, group)
+	}
+	r := s.ahead[0][0]
+	if s.ahead[0] = s.ahead[0][1:]; len(s.ahead[0]) == 0 {
+		s.ahead = s.ahead[1:]
+	}
 	return r
+}
+
+// group makes readers for the next object, and for those after it if all are small.
+func (s *objectsOf) group() []*aheadReader {
+	var group []*aheadReader
+	for s.asked < len(s.t.items) && len(group) < aheadMany {
+		it := s.t.items[s.asked]
+		small := it.from.NarSize <= aheadSmall
+		if !small && len(group) > 0 {
+			break
+		}
+		s.asked++
+		group = append(group, newAheadReader(s.ctx, it.from.NarSize,
+			func(ctx context.Context) (io.ReadCloser, error) { return s.t.open(ctx, it) }))
+		if !small {
+			break
+		}
+	}
+	return group
 }
 
 // closeCurrent ends the object that is being read. One that was not wanted at all
@@ -77,8 +101,15 @@ func (s *objectsOf) closeCurrent() {
 // close ends all that is being read.
 func (s *objectsOf) close() {
 	s.closeCurrent()
-	for _, r := range s.ahead {
-		_ = r.Close()
+	for _, group := range s.ahead {
+		for _, r := range group {
+			r.cancel()
+		}
+	}
+	for _, group := range s.ahead {
+		for _, r := range group {
+			_ = r.Close()
+		}
 	}
 	s.ahead = nil
 }

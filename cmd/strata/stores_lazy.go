@@ -46,6 +46,7 @@ func (c *config) openLazy(ctx context.Context, ref store.Reference) (_ *lazyStor
 		Keys: c.local.TrustedKeys, NoSignatures: !p.flag("require-sigs", c.local.RequireSigs),
 		Scope: c.lazyScope(p), Graduate: p.flag("graduate", false), NoListings: !p.flag("listings", true), Offline: p.flag("offline", false),
 		Patience: time.Duration(p.number("patience", 0)) * time.Second,
+		Account:  c.account,
 		Log:      c.log,
 	}
 	cache := c.lazyCache(p, o.Dir)

@@ -165,13 +165,15 @@ func (t *transfer) run(ctx context.Context, done func(storepath.Path)) error {
 	defer act.Stop()
 	act.Result(activity.SetExpected, activity.Int(uint64(activity.CopyPath)), activity.Int(t.size()))
 	ao := store.AddOptions{NoCheckSigs: t.noCheckSigs}
-	if r, ok := store.As[store.TempRooter](t.dst); ok {
-		ao.Roots = r.NewTempRoots()
-		defer ao.Roots.Close()
-	}
 	if im, ok := store.As[store.Importer](t.dst); ok {
+		if r, ok := store.As[store.TempRooter](t.dst); ok {
+			ao.Roots = r.NewTempRoots()
+			defer ao.Roots.Close()
+		}
 		return t.runParallel(ctx, act, im, ao, done)
 	}
+	// A daemon keeps what it is given for as long as the request, and nobody needs it
+	// longer: to ask it for roots, too, would take a round trip for each object.
 	objects := &objectsOf{ctx: ctx, t: t, total: act}
 	defer objects.close()
 	if err := store.AddMultiple(ctx, t.dst, objects, ao); err != nil {

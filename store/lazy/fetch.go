@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"io"
 	"sync"
-	"sync/atomic"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -216,7 +215,7 @@ func (s *Store) makeRoom(ctx context.Context, info *store.PathInfo) bool {
 func (s *Store) obtainFrom(ctx context.Context, from *origin, info *store.PathInfo) (_ *stage, err error) {
 	w := newWatchdog(ctx, s.o.Patience)
 	defer w.stop()
-	r := w.pump(func(ctx context.Context) (io.ReadCloser, error) { return s.openFrom(store.Verifying(ctx), from, info) }, &s.count.bytes)
+	r := w.pump(func(ctx context.Context) (io.ReadCloser, error) { return s.openFrom(store.Verifying(ctx), from, info) }, s.account(ctx))
 	defer r.Close()
 	st, err := s.o.Cache.newStage(info)
 	if err != nil {
@@ -283,7 +282,7 @@ func (w *watchdog) explain(err error) error {
 // pump reads what open opens in a goroutine of its own, tells the watchdog of what comes and counts
 // it. So whoever reads is not held up by a source that heeds no context, as a file
 // on a server that is gone; only the goroutine is, which closes it.
-func (w *watchdog) pump(open func(context.Context) (io.ReadCloser, error), count *atomic.Int64) io.ReadCloser {
+func (w *watchdog) pump(open func(context.Context) (io.ReadCloser, error), count func(bytes int)) io.ReadCloser {
 	pr, pw := io.Pipe()
 	stop := context.AfterFunc(w.ctx, func() { _ = pw.CloseWithError(context.Cause(w.ctx)) })
 	go func() {
@@ -305,11 +304,11 @@ type plainReader struct{ io.Reader }
 type progress struct {
 	io.Writer
 	w     *watchdog
-	count *atomic.Int64
+	count func(bytes int)
 }
 
 func (p progress) Write(b []byte) (int, error) {
 	p.w.timer.Reset(p.w.patience)
-	p.count.Add(int64(len(b)))
+	p.count(len(b))
 	return p.Writer.Write(b)
 }

@@ -2,6 +2,7 @@ package lazy
 
 import (
 	"cmp"
+	"context"
 	"errors"
 	"fmt"
 	"log/slog"
@@ -44,6 +45,10 @@ type Options struct {
 	// Patience is how long a transfer may make no progress before the next origin is tried;
 	// 0: DefaultPatience.
 	Patience time.Duration
+	// Account, if not nil, is called when a transfer begins; what it gives, if not nil, gets the number of
+	// bytes that come. The context has the values of the one of the read that the transfer
+	// is for, see [fusefs.Caller].
+	Account func(context.Context) func(bytes int)
 	// Log gets what goes wrong; nil: nobody does.
 	Log *slog.Logger
 }

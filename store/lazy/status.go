@@ -96,6 +96,20 @@ func (s *Store) asked(from *origin) {
 	s.health.mu.Unlock()
 }
 
+// account counts what comes by a transfer that begins.
+func (s *Store) account(ctx context.Context) func(bytes int) {
+	var theirs func(int)
+	if s.o.Account != nil {
+		theirs = s.o.Account(ctx)
+	}
+	return func(bytes int) {
+		s.count.bytes.Add(int64(bytes))
+		if theirs != nil {
+			theirs(bytes)
+		}
+	}
+}
+
 // blame notes that an origin failed.
 func (s *Store) blame(from *origin, err error) {
 	s.health.mu.Lock()

@@ -47,27 +47,35 @@ func (s *Store) AddMultiple(ctx context.Context, src store.ObjectSource, o store
 	defer b.close(ctx)
 	for {
 		info, narStream, err := src.Next()
-		if errors.Is(err, io.EOF) {
-			return b.flush(ctx)
-		}
-		if err == nil && len(b.items) > 0 && (info.NarSize >= batchAlone || time.Since(b.since) >= batchAge) {
-			if err := b.flush(ctx); err != nil {
-				return err
+		small := err == nil && info.NarSize <= smallObject
+		if !small || b.full() {
+			if err := b.addSmall(ctx); err != nil {
+				return errors.Join(err, b.flush(ctx)) // what is complete is right and stays
 			}
 		}
-		if err == nil {
+		switch {
+		case errors.Is(err, io.EOF):
+			return b.flush(ctx)
+		case err == nil && b.due(info):
+			err = b.flush(ctx)
+		}
+		switch {
+		case err != nil:
+		case small:
+			b.gather(info, narStream)
+		default:
 			err = b.add(ctx, info, narStream)
 		}
 		if err != nil {
-			// What is complete is right and stays.
 			return errors.Join(err, b.flush(ctx))
 		}
-		if len(b.items)+len(b.adopt) >= batchPaths || b.bytes >= batchBytes {
-			if err := b.flush(ctx); err != nil {
-				return err
-			}
-		}
 	}
+}
+
+// due tells whether what waits is to be registered before an object is read.
+func (b *addBatch) due(next *store.PathInfo) bool {
+	return len(b.items)+len(b.adopt) >= batchPaths || b.bytes >= batchBytes ||
+		len(b.items) > 0 && (next.NarSize >= batchAlone || time.Since(b.since) >= batchAge)
 }
 
 // addBatch holds objects that are unpacked and verified, and not yet in place.
@@ -82,6 +90,10 @@ type addBatch struct {
 	bytes uint64
 	since time.Time // when the first of items came
 	count int       // names under tmp
+
+	small    []*gathered // come after items
+	gatherAt time.Time   // when the first of them came
+	arena    []byte      // their NARs
 }
 
 type addItem struct {
@@ -140,17 +152,22 @@ func (b *addBatch) add(ctx context.Context, info *store.PathInfo, narStream io.R
 	if err == nil && need {
 		var path string
 		if path, err = b.unpack(ctx, info, narStream); err == nil {
-			if len(b.items) == 0 {
-				b.since = time.Now()
-			}
-			b.items = append(b.items, addItem{info: info, path: path, lock: lock})
-			b.have.Add(info.Path)
-			b.bytes += info.NarSize
+			b.took(addItem{info: info, path: path, lock: lock})
 			return nil
 		}
 	}
 	unlock(lock)
 	return err
+}
+
+// took keeps an object until it is registered.
+func (b *addBatch) took(it addItem) {
+	if len(b.items) == 0 {
+		b.since = time.Now()
+	}
+	b.items = append(b.items, it)
+	b.have.Add(it.info.Path)
+	b.bytes += it.info.NarSize
 }
 
 func (b *addBatch) needed(ctx context.Context, p storepath.Path) (bool, error) {

@@ -2,6 +2,8 @@ package overlay
 
 import (
 	"context"
+	"errors"
+	"time"
 
 	"github.com/strata-nix/strata/derivation"
 	"github.com/strata-nix/strata/store"
@@ -81,6 +83,17 @@ func (s *Store) EnsurePath(ctx context.Context, p storepath.Path) error {
 		return err
 	}
 	return s.leanOn(ctx, []storepath.Path{p})
+}
+
+// FetchedFor sums up what came from all lowers.
+func (s *Store) FetchedFor(ctx context.Context, parent int, since time.Time) (sum uint64, err error) {
+	for _, l := range s.lowers {
+		if m, ok := store.As[store.FetchMeter](l.Store); ok {
+			n, merr := m.FetchedFor(ctx, parent, since)
+			sum, err = sum+n, errors.Join(err, merr)
+		}
+	}
+	return sum, err
 }
 
 // leanOn is for paths that somebody has asked for to use them.
