@@ -29,11 +29,18 @@ type Lock struct{ f *os.File }
 
 // Open opens a lock file, made if it is not there, and locks nothing yet.
 func Open(path string) (*Lock, error) {
-	f, err := os.OpenFile(path, os.O_RDWR|os.O_CREATE, 0o600)
-	if err != nil {
-		return nil, fmt.Errorf("opening lock file: %w", err)
+	// Not by os.OpenFile, which would offer it to the poller first: each object that
+	// is added has a lock file.
+	for {
+		fd, err := unix.Open(path, unix.O_RDWR|unix.O_CREAT|unix.O_CLOEXEC, 0o600)
+		if errors.Is(err, unix.EINTR) {
+			continue
+		}
+		if err != nil {
+			return nil, fmt.Errorf("opening lock file: %w", &os.PathError{Op: "open", Path: path, Err: err})
+		}
+		return &Lock{f: os.NewFile(uintptr(fd), path)}, nil
 	}
-	return &Lock{f: f}, nil
 }
 
 // OpenDir opens a directory to be locked itself.
