@@ -38,10 +38,14 @@ func copyRows(o options) []row {
 	return append(rows,
 		row{name: "copy/small-from", what: what + " from a file cache", unit: seconds, target: 3, needs: []need{small}, run: fromCache(small)},
 		row{name: "copy/small-to", what: what + " to a file cache", unit: seconds, needs: []need{trees}, run: toCache(trees, "none")},
-		row{name: "copy/small-daemon", what: what + " from a file cache, through a daemon, to disk", unit: seconds, target: 5,
-			needs: []need{small, trees}, run: throughDaemon(small, trees, false)},
+		row{name: "copy/small-daemon", what: what + " from a file cache, through a daemon", unit: seconds, target: 5,
+			needs: []need{small, trees}, run: throughDaemon{cache: small, listed: trees}.run},
+		row{name: "copy/small-daemon-disk", what: what + ", the same to disk", unit: seconds,
+			needs: []need{small, trees}, run: throughDaemon{cache: small, listed: trees, disk: true}.run},
 		row{name: "copy/small-daemon-nix", what: what + ", the same with stock Nix as the client on both sides", unit: seconds,
-			needs: []need{small, trees}, run: throughDaemon(small, trees, true)})
+			needs: []need{small, trees}, run: throughDaemon{cache: small, listed: trees, stockClient: true}.run},
+		row{name: "copy/small-substitute", what: what + " that a daemon gets from a file cache by itself, stock Nix asking on both sides", unit: seconds,
+			needs: []need{small, trees}, run: throughDaemon{cache: small, listed: trees, stockClient: true, substitute: true}.run})
 }
 
 // fromCache copies all of a cache into a new store.
@@ -141,37 +145,54 @@ func unpackTrees(ctx context.Context, input, root string) error {
 
 // throughDaemon copies from a cache to a daemon, with the paths listed, since
 // stock Nix mixes up their order otherwise.
-func throughDaemon(cache, listed need, stockClient bool) func(context.Context, *world, side) (sample, error) {
-	return func(ctx context.Context, w *world, s side) (sample, error) {
-		root := filepath.Join(w.disk, "copy") // as the figures to reach were taken
-		if err := errors.Join(testenv.RemoveAll(root), os.MkdirAll(root, 0o755)); err != nil {
-			return sample{}, err
-		}
-		defer testenv.RemoveAll(root)
-		path, err := w.root(listed)
-		if err != nil {
-			return sample{}, err
-		}
-		d, err := startServer(ctx, w, s, "copy", root, path)
-		if err != nil {
-			return sample{}, err
-		}
-		paths, err := readLines(w.list(listed))
-		if err != nil {
-			return sample{}, firstError(err, d.stop())
-		}
-		from, to := "file://"+w.input(cache), "unix://"+d.socket
-		args := append([]string{"nix", "copy", "--no-check-sigs", "--from", from, "--to", to}, paths...)
-		if s == ours && !stockClient {
-			args = []string{strataPath, "copy", "--no-check-sigs", "--from", from, "--to", to, "--from-file", w.list(listed)}
-		}
-		before := cpuSeconds(d.cmd.Process.Pid)
-		got, err := command{args: args}.run(ctx, w)
-		got.CPU += cpuSeconds(d.cmd.Process.Pid) - before
-		got.Memory = 0 // of the client, which is not what is asked about
-		if err = firstError(err, d.stop()); err == nil {
-			got.answer, err = w.contents(ctx, root)
-		}
-		return got, err
+type throughDaemon struct {
+	cache, listed need
+	disk          bool // the store is not in memory
+	stockClient   bool // also of our daemon
+	substitute    bool // the client only says what it wants
+}
+
+func (c throughDaemon) run(ctx context.Context, w *world, s side) (sample, error) {
+	root := filepath.Join(w.mem, "copy")
+	if c.disk {
+		root = filepath.Join(w.disk, "copy")
 	}
+	if err := errors.Join(testenv.RemoveAll(root), os.MkdirAll(root, 0o755)); err != nil {
+		return sample{}, err
+	}
+	defer testenv.RemoveAll(root)
+	path, err := w.root(c.listed)
+	if err != nil {
+		return sample{}, err
+	}
+	d, err := startServer(ctx, w, s, "copy", root, path)
+	if err != nil {
+		return sample{}, err
+	}
+	cmd, err := c.command(w, s, d)
+	if err != nil {
+		return sample{}, firstError(err, d.stop())
+	}
+	before := cpuSeconds(d.cmd.Process.Pid)
+	got, err := cmd.run(ctx, w)
+	got.CPU += cpuSeconds(d.cmd.Process.Pid) - before
+	got.Memory = 0 // of the client, which is not what is asked about
+	if err = firstError(err, d.stop()); err == nil {
+		got.answer, err = w.contents(ctx, root)
+	}
+	return got, err
+}
+
+// command is that of the client.
+func (c throughDaemon) command(w *world, s side, d *server) (command, error) {
+	from, to := "file://"+w.input(c.cache), "unix://"+d.socket
+	if s == ours && !c.stockClient {
+		return command{args: []string{strataPath, "copy", "--no-check-sigs", "--from", from, "--to", to, "--from-file", w.list(c.listed)}}, nil
+	}
+	paths, err := readLines(w.list(c.listed))
+	args := []string{"nix", "copy", "--no-check-sigs", "--from", from, "--to", to}
+	if c.substitute { // the daemon does as its client is set, whom it trusts
+		args = []string{"nix-store", "--store", to, "--option", "substituters", from + "?trusted=true", "--realise"}
+	}
+	return command{args: append(args, paths...)}, err
 }
