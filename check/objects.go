@@ -175,6 +175,9 @@ func mendMerged(ctx context.Context, r *repairs, f *Finding) error {
 		crashpoint.Reached("check: object made opaque")
 		return r.refresh(ctx)
 	case r.holds(ctx, r.layerFile(i, f.path), info) && r.Tools.Remove != nil:
+		if err := r.leanOn(ctx, f); err != nil {
+			return err
+		}
 		err := r.Tools.Remove(ctx, []string{f.name})
 		crashpoint.Reached("check: part of an object deleted")
 		return err

@@ -10,6 +10,7 @@ import (
 
 	"github.com/strata-nix/strata/internal/crashpoint"
 	"github.com/strata-nix/strata/overlayfs"
+	"github.com/strata-nix/strata/storepath"
 )
 
 // straysAtOnce is how many names are deleted together.
@@ -110,15 +111,30 @@ func mendDuplicates(ctx context.Context, r *repairs, fs []*Finding) {
 		if len(remove) == 0 {
 			continue
 		}
-		err := errNothingKnown
-		if r.Tools.Remove != nil {
-			err = r.Tools.Remove(ctx, namesOf(remove))
+		err := r.leanOn(ctx, remove...)
+		if err == nil {
+			err = errNothingKnown
+			if r.Tools.Remove != nil {
+				err = r.Tools.Remove(ctx, namesOf(remove))
+			}
 		}
 		crashpoint.Reached("check: duplicates deleted")
 		for _, f := range remove {
 			r.settle(ctx, f, err)
 		}
 	}
+}
+
+// leanOn tells that the upper is about to need what lower layers have of findings.
+func (r *repairs) leanOn(ctx context.Context, fs ...*Finding) error {
+	if r.Tools.Lean == nil {
+		return nil
+	}
+	paths := make([]storepath.Path, len(fs))
+	for i, f := range fs {
+		paths[i] = f.path
+	}
+	return r.Tools.Lean(ctx, paths)
 }
 
 // lowerIsWhole tells whether it still is a duplicate, and of something with the right

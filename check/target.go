@@ -65,6 +65,9 @@ type Tools struct {
 	Ensure func(ctx context.Context, p storepath.Path) error
 	// Adopt gives paths rows in the first layer that only lower ones have.
 	Adopt func(ctx context.Context, paths []storepath.Path) error
+	// Lean tells those who keep lower layers' objects that the first layer is about to need
+	// those of paths; its error keeps that from happening.
+	Lean func(ctx context.Context, paths []storepath.Path) error
 	// Reregister writes down what follows from the object of a valid path.
 	Reregister func(ctx context.Context, p storepath.Path) error
 	// Remove deletes entries of the store directory from the first layer, and makes show

@@ -49,7 +49,7 @@ func (r *Run) OpenToCheck(ctx context.Context, parts Parts) (*CheckUp, error) {
 	o.URI = store.Reference{Scheme: "local-overlay", Params: map[string][]string{
 		"real": {r.Mount}, "state": {r.State}, "upper-layer": {r.Layer},
 	}}.String()
-	st, err := overlay.Open(ctx, overlay.Options{Upper: o, UpperLayer: r.Layer, Tolerant: true}, lowers)
+	st, err := overlay.Open(ctx, overlay.Options{Upper: o, UpperLayer: r.Layer, Tolerant: true, Lean: r.lean}, lowers)
 	if err != nil {
 		return nil, err
 	}
@@ -120,6 +120,7 @@ func (s *Stack) assembleToCheck(ctx context.Context, lowers []*found) error {
 	if err := s.dropOld(ctx); err != nil {
 		return err
 	}
+	s.aloof = s.newHolds(s.found, s.lowers)
 	return s.openStore(ctx)
 }
 

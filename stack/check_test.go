@@ -10,6 +10,7 @@ import (
 	"github.com/strata-nix/strata/check"
 	"github.com/strata-nix/strata/internal/testenv"
 	"github.com/strata-nix/strata/store"
+	"github.com/strata-nix/strata/store/storetest"
 )
 
 // foundBy gives the codes and layers of what a check found.
@@ -103,6 +104,46 @@ func TestCheckAsideHoldsTheUpper(t *testing.T) {
 		if err := c.Close(); err != nil {
 			t.Fatal(err)
 		}
+		w.nothingStays(t)
+	})
+}
+
+// Before a repair has the upper lean on more of a lower, the owner of that is told, whether the stack
+// is up or down.
+func TestRepairTellsOwnersOfLowers(t *testing.T) {
+	inEach(t, func(t *testing.T, w *world) {
+		one, two := object(t, "one"), object(t, "two")
+		base := w.lower(t, "base", object(t, "a"))
+		place := w.optIn(t, base)
+		cfg := w.config(t, base)
+		cfg.Consumer = "me"
+		s := w.up(t, cfg)
+		repair := func(open func() (*CheckUp, error), dup storetest.Object, want ...string) {
+			t.Helper()
+			w.lower(t, "base", dup)
+			c, err := open()
+			if err != nil {
+				t.Fatal(err)
+			}
+			if got := foundBy(t, c, check.Options{Repair: true, Layers: []string{"upper"}}); len(got) == 0 {
+				t.Error("no duplicate was found")
+			}
+			if err := c.Close(); err != nil {
+				t.Error(err)
+			}
+			if got := rootsIn(t, filepath.Join(place, "me")); !slices.Equal(got, want) {
+				t.Errorf("registered: %q, want %q", got, want)
+			}
+			if left := inLayer(t, &s.Config); slices.Contains(left, dup.Path().Name()) {
+				t.Errorf("left in the upper: %q", left)
+			}
+		}
+		addTo(t, s.Store, one, two)
+		repair(func() (*CheckUp, error) { return s.Run().OpenToCheck(t.Context(), parts()) }, one, one.Path().Base())
+		w.takeDown(t, s)
+		both := []string{one.Path().Base(), two.Path().Base()}
+		slices.Sort(both)
+		repair(func() (*CheckUp, error) { return resolved(t, cfg).OpenToCheck(t.Context(), parts()) }, two, both...)
 		w.nothingStays(t)
 	})
 }

@@ -7,6 +7,7 @@ import (
 
 	"github.com/strata-nix/strata/store"
 	"github.com/strata-nix/strata/store/overlay"
+	"github.com/strata-nix/strata/storepath"
 )
 
 // openLowers opens the lower stores and checks that they fit together.
@@ -76,13 +77,21 @@ func (s *Stack) openStore(ctx context.Context) error {
 	if o.URI == "" {
 		o.URI = c.URI()
 	}
-	st, err := overlay.Open(ctx, overlay.Options{Upper: o, UpperLayer: c.Upper.Layer, Lean: s.lean}, s.lowers)
+	st, err := overlay.Open(ctx, overlay.Options{Upper: o, UpperLayer: c.Upper.Layer, Lean: s.leans()}, s.lowers)
 	if err != nil {
 		s.lowers = nil // closed by Open
 		return err
 	}
 	s.Store = st
 	return nil
+}
+
+// leans is how the store tells what it is about to lean on.
+func (s *Stack) leans() func(ctx context.Context, lower int, paths []storepath.Path) error {
+	if s.aloof == nil {
+		return s.lean
+	}
+	return s.aloof.lean
 }
 
 // URI is what upstream would open the same layers by.

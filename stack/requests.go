@@ -31,6 +31,7 @@ const (
 	askPublish = "publish"
 	askCollect = "collect"
 	askPivot   = "pivot"
+	askLean    = "lean"
 )
 
 // requests are the words that have results, with who does the work.
@@ -60,6 +61,7 @@ func init() { // what is asked leads back to who is asked
 			}
 			return s.Pivot(ctx, o)
 		},
+		askLean: func(ctx context.Context, s *Stack, arg json.RawMessage) (any, error) { return s.leanAsked(ctx, arg) },
 	}
 }
 

@@ -52,6 +52,10 @@ type Stack struct {
 	found   []*found // the lowers, in order
 	aside   *Mounted // the store of an earlier run, in use and read-only, which a new mount takes the place of
 
+	// aloof are the holds of a stack that does not tell what it uses already, since it is
+	// about to be taken down; nil: it does.
+	aloof *newHolds
+
 	// quiet is held for writing while the lowers change.
 	quiet  sync.RWMutex
 	pivots pivots

@@ -47,6 +47,7 @@ func (s *Store) CheckTarget() check.Target {
 	if t.ReadOnly {
 		return t
 	}
+	t.Tools.Lean = s.leanBelow
 	t.Tools.Refresh = func(ctx context.Context) error {
 		s.stale.Store(true)
 		return ignoreStaleListings(s.refresh(context.WithoutCancel(ctx)))
