@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"github.com/strata-nix/strata/activity"
+	"github.com/strata-nix/strata/objstore"
 	"github.com/strata-nix/strata/storepath"
 )
 
@@ -113,6 +114,28 @@ func (k *Keeper) Lean(ctx context.Context, paths []storepath.Path) error {
 	}
 	if lost := storepath.NewSet(valid...).Missing(paths); len(lost) > 0 {
 		return fmt.Errorf("path '%s' %w", k.o.StoreDir.Print(lost[0]), ErrGone)
+	}
+	return nil
+}
+
+// Resume takes what is leased already for what is used, until that is found out: what is
+// published next adds to it. It is for a consumer that cannot tell yet what it uses.
+func (k *Keeper) Resume(ctx context.Context) error {
+	was, err := k.p.Read(ctx, k.o.Consumer)
+	switch {
+	case errors.Is(err, objstore.ErrNotExist):
+		was = &Lease{}
+	case errors.Is(err, ErrFormat): // whatever it was, it keeps nothing
+		was = &Lease{}
+	case err != nil:
+		return fmt.Errorf("lease in '%s': finding what is leased: %w", k.p.name, err)
+	case was.Holder != k.o.Holder: // publishing decides whether that matters
+		was = &Lease{}
+	}
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	if !k.known {
+		k.base, k.uses, k.known = was.Roots, was.Uses, true
 	}
 	return nil
 }

@@ -20,9 +20,9 @@ const batch = 1000
 func Make(ctx context.Context, parts Parts, o Options) (*Plan, error) {
 	ctx, act := activity.Start(ctx, activity.Talkative, activity.Unknown, "comparing the upper with its new lower stores")
 	defer act.Stop()
-	m := &maker{Parts: parts, o: o, plan: newPlan(parts, o), outside: map[storepath.Path]*stranger{}}
+	m := &maker{Parts: parts, o: o, plan: newPlan(parts, o), outside: map[storepath.Path]*stranger{}, adopted: map[storepath.Path]int{}}
 	for _, step := range []func(context.Context) error{
-		m.readRows, m.readLayer, m.compare, m.readRoots, m.decide, m.fill,
+		m.readRows, m.readLayer, m.compare, m.readRoots, m.decide, m.fill, m.lean,
 	} {
 		if err := step(ctx); err != nil {
 			return nil, err
@@ -67,6 +67,7 @@ type maker struct {
 
 	g     *nixdb.Graph
 	nodes []node
+	where []int16 // the new lower that has a node, if one has
 	// refs are those of rows that are to be changed, as far as they are in the graph; all
 	// others are the graph's.
 	refs    map[int32][]int32
@@ -74,6 +75,7 @@ type maker struct {
 	strays  []string                  // entries of the layer with the names of store paths that are not in the graph
 	roots   Roots
 	outside map[storepath.Path]*stranger
+	adopted map[storepath.Path]int // rows that come from new lowers, and from which
 	missing []Missing
 	from    map[int32]Copy // of what is lacking
 }
@@ -82,7 +84,7 @@ type maker struct {
 func (m *maker) readRows(ctx context.Context) (err error) {
 	m.g, err = m.DB.Graph(ctx)
 	if err == nil {
-		m.nodes = make([]node, m.g.Len())
+		m.nodes, m.where = make([]node, m.g.Len()), make([]int16, m.g.Len())
 		m.refs, m.changed, m.from = map[int32][]int32{}, map[int32]*store.PathInfo{}, map[int32]Copy{}
 	}
 	return err
@@ -159,6 +161,9 @@ func (m *maker) compareOne(ctx context.Context, i int, here, there *store.PathIn
 	switch {
 	case there == nil:
 		return nil
+	}
+	m.where[i] = int16(where) //nolint:gosec // OverlayFS has 500 lowers at most
+	switch {
 	case same && (m.is(i, own) || slices.Equal(here.References, there.References)):
 		m.set(i, alike)
 		return nil

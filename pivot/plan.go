@@ -12,6 +12,9 @@ import (
 type Plan struct {
 	Old, Gone, New []string // names of lowers
 	Options        Options
+	// Leans are, for each of New, paths of it whose closures are all that the upper is to
+	// lean on there. Whoever keeps them for the upper has to know before the commit.
+	Leans [][]storepath.Path
 
 	// Kept are the objects that the upper has and keeps.
 	Kept Tally

@@ -16,6 +16,7 @@ type stranger struct {
 	old   *store.PathInfo // nil: no old lower that is there has it
 	lower int             // which one
 	in    *store.PathInfo // what a new lower says
+	where int             // which one
 }
 
 // readRoots finds what gc roots lead to.
@@ -43,7 +44,7 @@ func (m *maker) readRoots(ctx context.Context) error {
 // askAbout finds out what lowers have of paths that the upper's database does not have.
 func (m *maker) askAbout(ctx context.Context, paths []storepath.Path) error {
 	for chunk := range slices.Chunk(paths, batch) {
-		in, _, err := layers(m.New).infos(ctx, chunk)
+		in, inNew, err := layers(m.New).infos(ctx, chunk)
 		if err != nil {
 			return err
 		}
@@ -52,7 +53,7 @@ func (m *maker) askAbout(ctx context.Context, paths []storepath.Path) error {
 			return err
 		}
 		for k, p := range chunk {
-			m.outside[p] = &stranger{old: old[k], lower: where[k], in: in[k]}
+			m.outside[p] = &stranger{old: old[k], lower: where[k], in: in[k], where: inNew[k]}
 		}
 	}
 	return nil
@@ -165,6 +166,7 @@ func (m *maker) adoptReferences(ctx context.Context) error {
 			if err != nil {
 				return err
 			}
+			m.adopted[info.Path] = where[k]
 			m.plan.Added = append(m.plan.Added, row)
 			next = append(next, m.follow(info.References, seen)...)
 		}

@@ -44,7 +44,7 @@ func (b *background) held() []*held {
 // and it begins to watch the lowers. What goes wrong shows in the status: a lower
 // whose owner cannot be told may still be read.
 func (s *Stack) startBackground(ctx context.Context) error {
-	holds, err := s.openHolds(ctx)
+	holds, err := s.openHolds(ctx, s.found, s.lowers, s.Store)
 	if err != nil {
 		return err
 	}

@@ -9,6 +9,7 @@ import (
 
 	"github.com/strata-nix/strata/activity"
 	"github.com/strata-nix/strata/lease"
+	"github.com/strata-nix/strata/store"
 	"github.com/strata-nix/strata/store/overlay"
 	"github.com/strata-nix/strata/storepath"
 )
@@ -87,17 +88,23 @@ func (h *held) status() HoldStatus {
 	return h.st
 }
 
-// openHolds opens the holds that the configuration and the owners of the lowers want.
-func (s *Stack) openHolds(ctx context.Context) ([]*held, error) {
+// usage tells what is used of lowers, by their numbers.
+type usage interface {
+	Leaning(ctx context.Context) ([]overlay.Leaning, error)
+	LowerValid(ctx context.Context, lower int, paths []storepath.Path) ([]storepath.Path, error)
+}
+
+// openHolds opens the holds on lowers that the configuration and their owners want.
+func (s *Stack) openHolds(ctx context.Context, lowers []*found, stores []store.Store, u usage) ([]*held, error) {
 	var all []*held
-	for i, f := range s.found {
+	for i, f := range lowers {
 		add := func(kind, place string, do holder) {
 			h := &held{lower: i, required: f.LeaseRequired != No, do: do}
 			h.st = HoldStatus{Lower: f.Name, Kind: kind, Place: place, Consumer: s.Config.Consumer}
 			all = append(all, h)
 		}
 		if f.Roots != No {
-			kind, do, err := s.openRoots(i, f)
+			kind, do, err := s.openRoots(i, f, stores[i], u)
 			if err != nil {
 				return nil, err
 			}
@@ -106,7 +113,7 @@ func (s *Stack) openHolds(ctx context.Context) ([]*held, error) {
 			}
 		}
 		if f.Leases != "" {
-			do, err := s.openLease(ctx, i, f)
+			do, err := s.openLease(ctx, i, f, u)
 			if err != nil {
 				return nil, f.fail(false, err, "leases cannot be published")
 			}
@@ -154,19 +161,25 @@ func (s *Stack) lean(ctx context.Context, lower int, paths []storepath.Path) err
 		if h.lower != lower {
 			continue
 		}
-		err := h.do.lean(ctx, paths)
-		if err == nil || ctx.Err() != nil || errors.Is(err, lease.ErrGone) {
-			if err != nil {
-				return err
-			}
-			continue
+		if err := h.lean(ctx, paths); err != nil {
+			return err
 		}
-		h.note(nil, err)
-		if h.required {
-			return fmt.Errorf("nothing more of it is used until its owner can be told (lease-required): %w", err)
-		}
-		activity.Warnf(ctx, "lower '%s': its owner cannot be told what is used: %v", h.st.Lower, err)
 	}
+	return nil
+}
+
+// lean tells of paths that are about to be used. That this is not possible is an error only if
+// it has to be.
+func (h *held) lean(ctx context.Context, paths []storepath.Path) error {
+	err := h.do.lean(ctx, paths)
+	if err == nil || ctx.Err() != nil || errors.Is(err, lease.ErrGone) {
+		return err
+	}
+	h.note(nil, err)
+	if h.required {
+		return fmt.Errorf("nothing more of it is used until its owner can be told (lease-required): %w", err)
+	}
+	activity.Warnf(ctx, "lower '%s': its owner cannot be told what is used: %v", h.st.Lower, err)
 	return nil
 }
 
@@ -191,7 +204,7 @@ func (s *Stack) openPlace(ctx context.Context, place string) (*lease.Place, erro
 
 // openLease prepares the publication of a lease. Nothing is asked yet: the place may
 // yet come.
-func (s *Stack) openLease(ctx context.Context, lower int, f *found) (holder, error) {
+func (s *Stack) openLease(ctx context.Context, lower int, f *found, u usage) (holder, error) {
 	p, err := s.openPlace(ctx, f.Leases)
 	if err != nil {
 		return nil, err
@@ -199,14 +212,14 @@ func (s *Stack) openLease(ctx context.Context, lower int, f *found) (holder, err
 	k, err := lease.NewKeeper(p, lease.KeeperOptions{
 		Consumer: s.Config.Consumer, Holder: s.Config.holder(), StoreDir: s.Config.StoreDir,
 		Uses: func(ctx context.Context) ([]storepath.Path, uint64, error) {
-			all, err := s.Store.Leaning(ctx)
+			all, err := u.Leaning(ctx)
 			if err != nil {
 				return nil, 0, err
 			}
 			return all[lower].Roots, all[lower].Uses, nil
 		},
 		Valid: func(ctx context.Context, paths []storepath.Path) ([]storepath.Path, error) {
-			return s.Store.LowerValid(ctx, lower, paths)
+			return u.LowerValid(ctx, lower, paths)
 		},
 	})
 	return leaseHolder{k}, err

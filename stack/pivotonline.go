@@ -74,6 +74,7 @@ type move struct {
 	first  *pivot.Plan
 	parts  pivot.Parts
 	job    *pivot.Job
+	holds  *newHolds
 	// nothingToDo tells that the stack is mounted over these lowers already.
 	nothingToDo bool
 }
@@ -175,6 +176,11 @@ func (m *move) execute(ctx context.Context, res *PivotResult) (err error) {
 		return err
 	}
 	crashpoint.Reached("stack: copies made, clients at work")
+	// While clients still work, as a collection of a lower may have to end first.
+	m.holds = s.newHolds(m.new.found, m.new.stores)
+	if err := m.holds.tell(ctx, m.first.Leans); err != nil {
+		return err
+	}
 	resume, err := s.keepQuiet(ctx, m.o.Wait)
 	if err != nil {
 		return err
@@ -196,6 +202,10 @@ func (m *move) execute(ctx context.Context, res *PivotResult) (err error) {
 	if plan, err = carry(ctx, m.parts, m.o.options(), m.job, plan); err != nil {
 		return err
 	}
+	if err := m.holds.tell(ctx, plan.Leans); err != nil {
+		return err
+	}
+	crashpoint.Reached("stack: owners of new lowers told")
 	if err := s.whileQuiet(ctx, func() error { return m.switchOver(ctx) }); err != nil {
 		if p := m.job.Phase(); p == pivot.Committed || p == pivot.Applied {
 			halfWay = true

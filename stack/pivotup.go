@@ -4,9 +4,13 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
+	"io/fs"
+	"os"
 	"path/filepath"
 	"slices"
 
+	"github.com/strata-nix/strata/internal/crashpoint"
 	"github.com/strata-nix/strata/nixdb"
 	"github.com/strata-nix/strata/pivot"
 )
@@ -36,7 +40,7 @@ func (s *Stack) align(ctx context.Context) error {
 		return err
 	}
 	if p := res.Plan; p != nil {
-		s.parts.Log.Info(fmt.Sprintf("the upper was made for other lowers and was moved to these: %d objects kept, %d copied up (%d bytes), %d duplicates dropped, %d rows dropped",
+		s.parts.Log.Info(fmt.Sprintf("the upper was not made for these lowers and was moved to them: %d objects kept, %d copied up (%d bytes), %d duplicates dropped, %d rows dropped",
 			p.Kept.Objects, p.Copied.Objects, p.Copied.NarBytes, p.Duplicates.Objects, p.Rows.Dropped))
 	}
 	return nil
@@ -127,6 +131,16 @@ func (s *Stack) pivotOffline(ctx context.Context, db *nixdb.DB, o PivotOptions, 
 	if res.Changes.Harmless() {
 		return res, s.recordMade(lowers)
 	}
+	if len(was.Lowers) == 0 {
+		fresh, err := s.upperIsEmpty(ctx, db)
+		if err != nil {
+			return nil, err
+		}
+		if fresh { // it was made for none
+			res.Done = true
+			return res, s.recordMade(lowers)
+		}
+	}
 	parts, err := s.pivotParts(db, o)
 	if err != nil {
 		return nil, err
@@ -145,11 +159,16 @@ func (s *Stack) pivotOffline(ctx context.Context, db *nixdb.DB, o PivotOptions, 
 	switch {
 	case o.DryRun:
 		return res, nil
-	case plan.Empty() && !s.jobUnderWay():
+	case refuse && (!plan.Empty() || s.jobUnderWay()):
+		return nil, &LowersChangedError{Changes: res.Changes}
+	}
+	holds := s.newHolds(s.found, s.lowers)
+	if plan.Empty() && !s.jobUnderWay() {
+		if err := holds.tell(ctx, plan.Leans); err != nil {
+			return nil, err
+		}
 		res.Plan, res.Done = nil, true
 		return res, s.recordMade(lowers)
-	case refuse:
-		return nil, &LowersChangedError{Changes: res.Changes}
 	}
 	job, err := s.beginJob(ctx, parts, plan, lowers)
 	if err != nil {
@@ -158,11 +177,34 @@ func (s *Stack) pivotOffline(ctx context.Context, db *nixdb.DB, o PivotOptions, 
 	if plan, err = carry(ctx, parts, o.options(), job, plan); err != nil {
 		return s.refused(res, errors.Join(err, rollBack(ctx, job, err)))
 	}
+	if err := holds.tell(ctx, plan.Leans); err != nil {
+		return nil, errors.Join(err, rollBack(ctx, job, err))
+	}
+	crashpoint.Reached("stack: owners of new lowers told")
 	if err := s.complete(ctx, job, lowers); err != nil {
 		return nil, err
 	}
 	res.Plan, res.Done = plan.Report(s.Config.StoreDir), true
 	return res, nil
+}
+
+// upperIsEmpty tells that an upper has neither rows nor anything in its layer.
+func (s *Stack) upperIsEmpty(ctx context.Context, db *nixdb.DB) (bool, error) {
+	for _, err := range db.AllPaths(ctx) {
+		return false, err
+	}
+	d, err := os.Open(s.Config.Upper.Layer)
+	if errors.Is(err, fs.ErrNotExist) {
+		return true, nil
+	}
+	if err != nil {
+		return false, err
+	}
+	defer d.Close()
+	if _, err := d.Readdirnames(1); !errors.Is(err, io.EOF) {
+		return false, err
+	}
+	return true, nil
 }
 
 // refused tells of a plan that cannot be carried out: with DryRun in the result.

@@ -75,12 +75,12 @@ func (f *found) keepRoots() []step {
 
 // openRoots finds out how roots of a lower are registered; nil if its owner has not
 // opted in.
-func (s *Stack) openRoots(lower int, f *found) (kind string, _ holder, err error) {
+func (s *Stack) openRoots(lower int, f *found, st store.Store, u usage) (kind string, _ holder, err error) {
 	if f.roots == "" {
 		return "", nil, nil
 	}
-	st, err := os.Stat(f.roots)
-	if errors.Is(err, fs.ErrNotExist) || err == nil && !st.IsDir() {
+	place, err := os.Stat(f.roots)
+	if errors.Is(err, fs.ErrNotExist) || err == nil && !place.IsDir() {
 		if f.Roots == Yes {
 			s.parts.Log.Warn(fmt.Sprintf("lower '%s': its owner has not made '%s', so that nothing is registered there", f.Name, f.roots))
 		}
@@ -97,14 +97,14 @@ func (s *Stack) openRoots(lower int, f *found) (kind string, _ holder, err error
 		links: links{place: f.roots, consumer: s.Config.Consumer, dir: s.Config.StoreDir},
 		state: f.state, about: s.Config.holder(), fresh: map[storepath.Path]time.Time{},
 		valid: func(ctx context.Context, paths []storepath.Path) ([]storepath.Path, error) {
-			return s.Store.LowerValid(ctx, lower, paths)
+			return u.LowerValid(ctx, lower, paths)
 		},
 	}
 	if unix.Access(f.roots, unix.W_OK) == nil {
 		return "roots", h, nil
 	}
-	keeper, canKeep := store.As[store.RootKeeper](s.lowers[lower])
-	temp, canHold := store.As[store.TempRooter](s.lowers[lower])
+	keeper, canKeep := store.As[store.RootKeeper](st)
+	temp, canHold := store.As[store.TempRooter](st)
 	if f.kind != KindStore || f.Store.Scheme == "local" || !canKeep || !canHold {
 		if f.Roots == Yes {
 			return "", nil, f.fail(false, nil, "'%s' must not be written to, and there is no daemon to be told", f.roots)

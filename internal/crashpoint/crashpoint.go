@@ -25,6 +25,13 @@ func Reached(name string) {
 	}
 }
 
+// Watch calls f at each mark with its name, until stop is called. For tests that look at what
+// others would see at that moment; one at a time can.
+func Watch(f func(name string)) (stop func()) {
+	hook.Store(&f)
+	return func() { hook.Store(nil) }
+}
+
 // KillAt makes the process kill itself, as kill -9 does, at the mark that comes
 // after n others. before, if there is one, is called with the name first. For
 // children of tests.
