@@ -31,6 +31,9 @@ type Contents struct {
 
 	cutOnce sync.Once
 	cuts    []int64 // where the NAR is cut into blocks
+
+	orderOnce sync.Once
+	order     []uint32 // nodes with contents, in the order of the NAR
 }
 
 // newContents puts them together, if they fit.

@@ -82,6 +82,8 @@ type eviction struct {
 	members []*Cache
 	total   tally
 	out     *Evicted
+	// freedFiles are the bytes of files that no complete object had.
+	freedFiles int64
 	// stays are those that turned out to be in use when they were to go.
 	stays  map[*Cache]storepath.Set
 	pinned map[*Cache]storepath.Set
@@ -103,6 +105,9 @@ func (e *eviction) run(ctx context.Context) (err error) {
 		if more, err = e.pass(ctx, &want); err != nil || !more {
 			break
 		}
+	}
+	if err == nil && !e.o.DryRun {
+		err = e.files(ctx, want)
 	}
 	e.out.Objects, e.out.Left = int(e.total.Objects), e.total.Bytes
 	return err
@@ -333,7 +338,11 @@ func (c *Cache) takeAway(ctx context.Context, going []held, out *Evicted) (gone 
 		}
 		crashpoint.Reached("lazy: info removed")
 	}
-	_, err = nar.RemoveTree(context.WithoutCancel(ctx), trash)
+	alone := inodes(trash)
+	if _, err = nar.RemoveTree(context.WithoutCancel(ctx), trash); err == nil {
+		crashpoint.Reached("lazy: object removed")
+		c.sweepFiles(ctx, alone, false, time.Time{})
+	}
 	return gone, err
 }
 

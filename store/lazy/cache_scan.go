@@ -141,6 +141,8 @@ func (c *Cache) recount(ctx context.Context, members []*Cache) (tally, error) {
 		for _, dir := range []string{infoDir, treesDir} {
 			m.sweepOrphans(ctx, dir)
 		}
+		_, alone := m.sweepFiles(ctx, nil, false, time.Time{})
+		bytes += alone
 	}
 	return c.tally(func(t *tally) {
 		// What came meanwhile may have been seen or not.

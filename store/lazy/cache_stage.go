@@ -12,6 +12,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/strata-nix/strata/fileindex"
 	"github.com/strata-nix/strata/fusefs"
 	"github.com/strata-nix/strata/internal/crashpoint"
 	"github.com/strata-nix/strata/internal/flock"
@@ -31,7 +32,9 @@ type stage struct {
 	// origin is the URI of where it comes from.
 	origin string
 	tree   *fusefs.Tree
-	made   nar.Stats
+	// contents are those of the tree; nil if the files are those of the cache already.
+	contents *fileindex.Contents
+	made     nar.Stats
 }
 
 // stageLock is the file in a stage that its process has locked.
@@ -73,10 +76,9 @@ func (st *stage) unpack(ctx context.Context, r io.Reader) error {
 	h := nixhash.SHA256.New()
 	pr, pw := io.Pipe()
 	listed := make(chan error, 1)
-	var listing *nar.Listing
 	go func() {
 		var err error
-		listing, err = nar.List(bufio.NewReaderSize(pr, 64<<10))
+		st.contents, err = fileindex.Scan(bufio.NewReaderSize(pr, fileindex.ChunkSize), nil)
 		_ = pr.CloseWithError(err) // whatever follows is not read
 		listed <- err
 	}()
@@ -97,8 +99,8 @@ func (st *stage) unpack(ctx context.Context, r io.Reader) error {
 	if got := nixhash.Sum(nixhash.SHA256, h); got != st.info.NarHash {
 		return &store.HashMismatchError{What: "of the NAR", Want: st.info.NarHash, Got: got}
 	}
-	st.tree, err = treeOfListing(listing)
-	return err
+	st.tree = st.contents.Tree()
+	return nil
 }
 
 // end makes sure that the NAR ends where it should, which also lets an origin compare what it
@@ -134,6 +136,7 @@ func (st *stage) publish() error {
 	if err := errors.Join(os.WriteFile(tree, st.tree.Encoded(), 0o644), os.WriteFile(info, text, 0o644)); err != nil {
 		return err
 	}
+	st.share()
 	if err := markOpaque(st.object()); err != nil {
 		c.o.Log.Debug(fmt.Sprintf("an object cannot be marked for overlays: %v", err))
 	}
@@ -158,6 +161,7 @@ func (st *stage) publish() error {
 		return err
 	}
 	_ = os.Remove(c.at(listingsDir, base)) // the true one has come
+	_ = os.Remove(c.at(partialDir, base))
 	c.addedObjects(1, diskSize(st.tree))
 	return nil
 }

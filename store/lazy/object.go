@@ -24,6 +24,16 @@ type object struct {
 	verified atomic.Bool
 	// dead tells that it is not, and that nobody may go on with it.
 	dead atomic.Bool
+	// part, if not nil, gives the files one by one.
+	part atomic.Pointer[partial]
+}
+
+// weight is about what it takes in memory.
+func (ob *object) weight() int {
+	if pt := ob.part.Load(); pt != nil {
+		return pt.x.Contents.Bytes()
+	}
+	return len(ob.tree.Encoded())
 }
 
 var _ fusefs.Object = (*object)(nil)
@@ -62,11 +72,32 @@ func (ob *object) readAt(ctx context.Context, node uint32, p []byte, off int64) 
 		if !errors.Is(err, errAbsent) {
 			return n, err
 		}
+		if pt := ob.parts(ctx); pt != nil {
+			if n, err = pt.readAt(ctx, node, p, off); !errors.Is(err, errWhole) {
+				return n, err
+			}
+		}
 		if err := ob.o.fetch.fetch(ctx, ob.info); err != nil {
 			return 0, err
 		}
 	}
 	return 0, fmt.Errorf("'%s': %w: it is evicted as soon as it comes", ob.info.Path, ErrUnavailable)
+}
+
+// parts gives the files of an object that is not here; nil if it has to be fetched as a whole. One that was
+// here when it was looked up, and has been evicted since, gets its index now.
+func (ob *object) parts(ctx context.Context) *partial {
+	if pt := ob.part.Load(); pt != nil || !ob.verified.Load() {
+		return pt
+	}
+	pt := ob.o.partialOf(ctx, ob.info)
+	if pt == nil || idOf(pt.x.Contents.Tree()) != idOf(ob.tree) {
+		return nil
+	}
+	ob.o.mu.Lock()
+	defer ob.o.mu.Unlock()
+	ob.o.givePart(ob, pt)
+	return ob.part.Load()
 }
 
 // readHere reads from the object as it is in the cache; errAbsent if it is not.

@@ -143,7 +143,7 @@ func (o *Objects) describe(ctx context.Context, info *store.PathInfo) (*object, 
 			return ob, nil
 		}
 	}
-	tree, verified, err := o.treeOf(ctx, info)
+	tree, verified, part, err := o.treeOf(ctx, info)
 	if err != nil {
 		return nil, err
 	}
@@ -157,33 +157,47 @@ func (o *Objects) describe(ctx context.Context, info *store.PathInfo) (*object, 
 		default:
 		}
 	}
-	return o.load(number, info, tree, verified), nil
+	return o.load(number, info, tree, verified, part), nil
 }
 
 // load keeps an object in memory.
-func (o *Objects) load(number uint64, info *store.PathInfo, tree *fusefs.Tree, verified bool) *object {
+func (o *Objects) load(number uint64, info *store.PathInfo, tree *fusefs.Tree, verified bool, part *partial) *object {
 	o.mu.Lock()
 	defer o.mu.Unlock()
 	if ob := o.loaded[number]; ob != nil && ob.info.NarHash == info.NarHash {
 		if verified {
 			ob.verified.Store(true)
 		}
+		o.givePart(ob, part)
 		return ob
 	}
 	ob := &object{o: o, number: number, info: info, tree: tree}
 	ob.verified.Store(verified)
+	ob.part.Store(part)
 	o.loaded[number] = ob
-	o.bytes += len(tree.Encoded())
+	o.bytes += ob.weight()
 	for n, other := range o.loaded { // any will do: the kernel asks seldom about what it knows
 		if o.bytes <= maxTrees || len(o.loaded) == 1 {
 			break
 		}
 		if n != number {
 			delete(o.loaded, n)
-			o.bytes -= len(other.tree.Encoded())
+			o.bytes -= other.weight()
 		}
 	}
 	return ob
+}
+
+// givePart lets an object have its files one by one. The caller holds the lock.
+func (o *Objects) givePart(ob *object, part *partial) {
+	if part == nil || ob.part.Load() != nil {
+		return
+	}
+	before := ob.weight()
+	ob.part.Store(part)
+	if o.loaded[ob.number] == ob {
+		o.bytes += ob.weight() - before
+	}
 }
 
 // Object finds an object by its number.
@@ -216,37 +230,40 @@ func (o *Objects) again(ctx context.Context, number uint64) (*object, error) {
 	if infos[0] == nil {
 		return nil, fusefs.ErrStale
 	}
-	tree, verified, err := o.treeOf(ctx, infos[0])
+	tree, verified, part, err := o.treeOf(ctx, infos[0])
 	if err != nil {
 		return nil, o.tell(ctx, was.path, err)
 	}
 	if idOf(tree) != was.tree {
 		return nil, fusefs.ErrStale
 	}
-	return o.load(number, infos[0], tree, verified), nil
+	return o.load(number, infos[0], tree, verified, part), nil
 }
 
-// treeOf finds the tree of an object: of what is here, from a listing, or else by fetching the
-// whole. verified tells whether it is certain that it is the right one.
-func (o *Objects) treeOf(ctx context.Context, info *store.PathInfo) (t *fusefs.Tree, verified bool, err error) {
+// treeOf finds the tree of an object: of what is here, from an index or a listing, or else by fetching the
+// whole. verified tells whether it is certain that it is the right one; part, if not nil, gives its files.
+func (o *Objects) treeOf(ctx context.Context, info *store.PathInfo) (t *fusefs.Tree, verified bool, part *partial, err error) {
 	c, p := o.s.o.Cache, info.Path
 	for range 3 { // it may come, and be evicted again, meanwhile
 		if err := c.holds(info); err != nil {
-			return nil, false, err
+			return nil, false, nil, err
 		}
 		if t, err := c.treeHere(p); err == nil {
-			return t, true, nil
+			return t, true, nil, nil
 		} else if !errors.Is(err, fs.ErrNotExist) {
-			return nil, false, err
+			return nil, false, nil, err
+		}
+		if part := o.partialOf(ctx, info); part != nil {
+			return part.x.Contents.Tree(), true, part, nil
 		}
 		if t := o.s.listingOf(ctx, info); t != nil {
-			return t, false, nil
+			return t, false, nil, nil
 		}
 		if err := o.fetch.fetch(ctx, info); err != nil {
-			return nil, false, err
+			return nil, false, nil, err
 		}
 	}
-	return nil, false, fmt.Errorf("'%s': %w: it is evicted as soon as it comes", p, ErrUnavailable)
+	return nil, false, nil, fmt.Errorf("'%s': %w: it is evicted as soon as it comes", p, ErrUnavailable)
 }
 
 // drop forgets an object that turned out to be another one, and makes the kernel look it up
@@ -255,7 +272,7 @@ func (o *Objects) drop(ob *object) {
 	o.mu.Lock()
 	if o.loaded[ob.number] == ob {
 		delete(o.loaded, ob.number)
-		o.bytes -= len(ob.tree.Encoded())
+		o.bytes -= ob.weight()
 	}
 	o.stale = append(o.stale, ob.info.Path.Base())
 	o.mu.Unlock()

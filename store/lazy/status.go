@@ -15,12 +15,14 @@ import (
 // counters are what a store has to tell of itself.
 type counters struct {
 	fetched, bytes, failed, unanswered, lied       atomic.Int64
+	completed                                      atomic.Int64
 	requests, refused, eio, through, ahead, damage atomic.Int64
 }
 
 // Counts is what happened since a store was opened.
 type Counts struct {
 	Fetched    int64 `json:"fetched"`    // objects that came from origins, whole
+	Completed  int64 `json:"completed"`  // objects of which the last file has come by itself
 	Bytes      int64 `json:"bytes"`      // of NARs that were read
 	Requests   int64 `json:"requests"`   // NARs and parts of NARs that origins were asked for
 	Ahead      int64 `json:"ahead"`      // files and objects that came before somebody wanted them, by a profile
@@ -37,7 +39,7 @@ type Counts struct {
 func (s *Store) Counts() Counts {
 	c := &s.count
 	return Counts{
-		Fetched: c.fetched.Load(), Bytes: c.bytes.Load(), Requests: c.requests.Load(), Ahead: c.ahead.Load(),
+		Fetched: c.fetched.Load(), Completed: c.completed.Load(), Bytes: c.bytes.Load(), Requests: c.requests.Load(), Ahead: c.ahead.Load(),
 		Failed: c.failed.Load(), EIO: c.eio.Load(), Refused: c.refused.Load(), Damaged: c.damage.Load(), Through: c.through.Load(),
 		Unanswered: c.unanswered.Load(), Lied: c.lied.Load(),
 	}

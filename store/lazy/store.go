@@ -22,6 +22,10 @@ type Store struct {
 	count  counters
 	health health
 	absent absent
+	lies   struct {
+		mu    sync.Mutex
+		paths map[string]bool // objects whose indexes were wrong
+	}
 
 	ranking sync.Mutex
 	ranked  []*origin // by priority; nil: not known yet
@@ -46,6 +50,7 @@ var _ interface {
 // origin is one of the options' with what is known of it.
 type origin struct {
 	Origin
+	indexes  asking
 	unsigned atomic.Bool // somebody has been told that it has what no key has signed
 }
 

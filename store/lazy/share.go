@@ -1,0 +1,147 @@
+package lazy
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"strings"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/strata-nix/strata/fileindex"
+)
+
+// share makes the files of a verified object those of the cache that are the same, and the others ones of the cache. What
+// goes wrong with that costs room and nothing else.
+func (st *stage) share() {
+	if st.contents == nil {
+		return
+	}
+	x := st.contents
+	for n := range x.Tree().Len() {
+		if _, ok := x.FileDigest(n); !ok {
+			continue
+		}
+		err := st.shareFile(x, n)
+		if errors.Is(err, unix.ENOSPC) || errors.Is(err, unix.EDQUOT) || errors.Is(err, unix.EPERM) || errors.Is(err, unix.EXDEV) {
+			return // the others will not do better
+		}
+		if err != nil {
+			st.c.o.Log.Debug(fmt.Sprintf("a file is not shared: %v", err))
+		}
+	}
+}
+
+// shareFile does so for one file.
+func (st *stage) shareFile(x *fileindex.Contents, n uint32) error {
+	name, at := st.c.fileName(x, n), filepath.Join(st.object(), x.Tree().Path(n))
+	err := os.Link(at, name)
+	if errors.Is(err, fs.ErrNotExist) {
+		if err = os.MkdirAll(filepath.Dir(name), 0o755); err == nil {
+			err = os.Link(at, name)
+		}
+	}
+	if !errors.Is(err, fs.ErrExist) {
+		return err
+	}
+	if !st.c.sameFile(context.Background(), x, n) {
+		return nil
+	}
+	temporary := filepath.Join(st.dir, ".shared")
+	err = os.Link(name, temporary)
+	if errors.Is(err, unix.EMLINK) {
+		// It has all the names that it can have: from now on it is this one.
+		if err = os.Link(at, temporary); err == nil {
+			err = os.Rename(temporary, name)
+		}
+		return err
+	}
+	if err != nil {
+		return err
+	}
+	return errors.Join(replaceIn(temporary, at), ignoreMissing(os.Remove(temporary)))
+}
+
+// replaceIn renames a file over another one, in a directory that its owner may not be allowed to write to.
+func replaceIn(from, at string) error {
+	err := os.Rename(from, at)
+	if !errors.Is(err, fs.ErrPermission) {
+		return restoreTime(filepath.Dir(at), err)
+	}
+	dir := filepath.Dir(at)
+	if err := os.Chmod(dir, 0o755); err != nil {
+		return err
+	}
+	return errors.Join(os.Rename(from, at), os.Chmod(dir, 0o555), storeTimes(dir))
+}
+
+// restoreTime gives a directory in which something was renamed the time of a store.
+func restoreTime(dir string, err error) error {
+	if err != nil {
+		return err
+	}
+	return storeTimes(dir)
+}
+
+func ignoreMissing(err error) error {
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil
+	}
+	return err
+}
+
+// inodes are those of the files below a directory that nothing else has but the cache.
+func inodes(dir string) map[uint64]bool {
+	set := map[uint64]bool{}
+	_ = filepath.WalkDir(dir, func(path string, d fs.DirEntry, err error) error {
+		if err != nil || !d.Type().IsRegular() {
+			return nil //nolint:nilerr // what cannot be seen stays
+		}
+		var st unix.Stat_t
+		if unix.Lstat(path, &st) == nil && st.Nlink == 2 {
+			set[st.Ino] = true
+		}
+		return nil
+	})
+	return set
+}
+
+// staleFile is for how long a file stays that is being written: longer than that takes.
+const staleFile = time.Hour
+
+// sweepFiles removes files of the cache that no complete object has: those with one of the inodes; all if all is set;
+// and those that were not read since old. It gives the bytes that were freed, and those that such files still take.
+func (c *Cache) sweepFiles(ctx context.Context, of map[uint64]bool, all bool, old time.Time) (freed, left int64) {
+	_ = eachName(ctx, c.at(filesDir), func(some string) {
+		_ = eachName(ctx, c.at(filesDir, some), func(name string) {
+			path := c.at(filesDir, some, name)
+			var st unix.Stat_t
+			if unix.Lstat(path, &st) != nil || st.Nlink > 1 {
+				return
+			}
+			used := time.Unix(st.Atim.Unix())
+			fresh := strings.Contains(name, ".new-") && time.Since(used) < staleFile
+			if fresh || !(of[st.Ino] || all || used.Before(old)) || os.Remove(path) != nil {
+				left += st.Blocks * 512
+				return
+			}
+			freed += st.Blocks * 512
+		})
+	})
+	return freed, left
+}
+
+// sweepPartial removes the indexes of objects that nobody has read from since old.
+func (c *Cache) sweepPartial(ctx context.Context, old time.Time) {
+	_ = eachName(ctx, c.at(partialDir), func(name string) {
+		var st unix.Stat_t
+		path := c.at(partialDir, name)
+		if unix.Lstat(path, &st) == nil && time.Unix(st.Mtim.Unix()).Before(old) {
+			_ = os.Remove(path)
+		}
+	})
+}
