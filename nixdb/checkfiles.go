@@ -101,7 +101,7 @@ func (db *DB) checkpoint(ctx context.Context) error {
 	if db.o.NoWAL {
 		return nil
 	}
-	return db.retry(ctx, "writing back the log", func() error {
+	return db.retry(ctx, "writing back the log", 0, func() error {
 		c, err := db.acquire(ctx, true)
 		if err != nil {
 			return err

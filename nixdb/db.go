@@ -48,7 +48,8 @@ const (
 type DB struct {
 	dir, file string
 	o         Options
-	batch     int // see loadBatch
+	batch     int           // see loadBatch
+	patience  time.Duration // see maxPatience
 
 	// Who has a place in one of these may have a connection. Without a write-ahead
 	// log readers lock writers out, so then all share the writer's place.
@@ -72,14 +73,19 @@ func Open(ctx context.Context, dbDir string, o Options) (*DB, error) {
 		return nil, fmt.Errorf("opening the database: %w", err)
 	}
 	db := &DB{
-		dir: dir, file: filepath.Join(dir, "db.sqlite"), o: o, batch: loadBatch,
+		dir: dir, file: filepath.Join(dir, "db.sqlite"), o: o, batch: loadBatch, patience: maxPatience,
 		readers: make(lane, maxReaders), writer: make(lane, 1), mu: make(lane, 1),
 		listing: listing{turn: make(lane, 1)},
 	}
 	if o.NoWAL {
 		db.readers = db.writer
+		db.patience = 0 // readers wait for writers
 	}
-	if err := db.retry(ctx, "opening", func() error {
+	opening := time.Duration(0)
+	if o.ReadOnly {
+		db.patience, opening = maxPatience, maxPatience
+	}
+	if err := db.retry(ctx, "opening", opening, func() error {
 		if err := db.mu.enter(ctx); err != nil {
 			return err
 		}
@@ -275,7 +281,7 @@ func (db *DB) dial(h *handle, write bool) (*conn, error) {
 	c, err := dial(db.file, h.access, &db.o, false)
 	if err != nil {
 		if h.access == withLog && !isBusy(err) {
-			return nil, &LogError{File: db.logFile(h.state), Err: err}
+			return nil, &LogError{File: db.logFile(h.state), Err: err, passing: isReadOnly(err)}
 		}
 		return nil, err
 	}
@@ -294,7 +300,7 @@ func (db *DB) dial(h *handle, write bool) (*conn, error) {
 func (db *DB) release(c *conn, write bool, err error) {
 	db.mu.enterAnyway()
 	h := c.h
-	if isCorrupt(err) || isMoved(err) {
+	if isCorrupt(err) || isReadOnly(err) && h.access == readWrite {
 		h.spoiled = true
 	}
 	surplus := h.put(c, write)

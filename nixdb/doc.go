@@ -23,7 +23,8 @@
 //     holds the writer's place while it asks its input for more.
 //  3. A read-only DB changes nothing on disk, not even a lock file. Changes that
 //     still lie in a write-ahead log need its -shm file to be read; without it
-//     there is a [LogError].
+//     there is a [LogError]. When others keep readers out for longer than a minute
+//     that is [ErrBusy]; who writes waits for as long as the context lets him.
 //  4. A row that cannot be understood is a [RowError] of the whole request: no
 //     answer is better than a wrong one.
 //

@@ -24,6 +24,9 @@ var (
 	ErrClosed = errors.New("database is closed")
 )
 
+// errBusy says that a request gave up waiting.
+var errBusy = errors.New("others still lock it")
+
 var errNoSuchPath = errors.New("no path has this number")
 
 // errChanged: a file that is open for reading only was changed during a request,
@@ -77,6 +80,15 @@ func isBusy(err error) bool {
 	code := codeOf(err)
 	return code == sqlite.ResultBusy || code == sqlite.ResultProtocol || code == sqlite.ResultLocked
 }
+
+// isReadOnly tells that something cannot be done without writing.
+//
+// A connection that reads the log without a right to write hears that while the index of
+// the log is not made yet, or has no place for one more reader: who writes sees to both
+// in a moment. A connection for writing hears it when another one of this process reads
+// the log without that right: SQLite then has opened the index for reading only, for
+// all connections until the last one has closed it.
+func isReadOnly(err error) bool { return codeOf(err) == sqlite.ResultReadOnly }
 
 // isMoved tells that SQLite noticed that its file has another name now, or none.
 func isMoved(err error) bool { return sqlite.ErrCode(err) == sqlite.ResultReadOnlyDBMoved }

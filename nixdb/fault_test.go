@@ -28,6 +28,10 @@ func TestMain(m *testing.M) {
 		fmt.Fprintln(os.Stderr, victim(dbDir))
 		os.Exit(1)
 	}
+	if dbDir := os.Getenv(writerVar); dbDir != "" {
+		fmt.Fprintln(os.Stderr, writeOn(dbDir))
+		os.Exit(1)
+	}
 	os.Exit(m.Run())
 }
 

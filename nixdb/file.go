@@ -83,8 +83,16 @@ func (s fileState) sameFile(t fileState) bool {
 	return s.dev == t.dev && s.ino == t.ino && s.birth == t.birth
 }
 
+// logHead is how long the header of a write-ahead log is. It is on disk before
+// anything else is, so that a process that was killed may leave a log of nothing but
+// that.
+const logHead = 32
+
 // logged tells whether there is something beside the database that belongs in it.
-func (s fileState) logged() bool { return s.log > 0 || s.journal > 0 }
+//
+// It is not for speed that a log of just a header counts as none: SQLite, when it may
+// not write, takes such a log for one that is being replaced, and waits for that.
+func (s fileState) logged() bool { return s.log > logHead || s.journal > 0 }
 
 // unsettled is the time in which a file may be changed twice without a change of
 // its mtime, on kernels whose clock for files is coarse.

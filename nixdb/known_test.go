@@ -20,7 +20,7 @@ func TestKnownIDsAreOfOneState(t *testing.T) {
 	}
 	k.put(one, paths, ids)
 	// Number 0 is no number, and a set may be full.
-	if unknown := k.get(one, paths, got); unknown < 1 || unknown > len(paths)/10 {
+	if unknown := k.get(one, paths, got); unknown < 1 || unknown > len(paths)/5 {
 		t.Errorf("%d of %d paths are not known", unknown, len(paths))
 	}
 	for i, id := range got {

@@ -1,6 +1,11 @@
 package nixdb
 
-import "time"
+import (
+	"encoding/binary"
+	"errors"
+	"os"
+	"time"
+)
 
 // openReadOnly opens what is there without touching it. When there is nothing
 // beside the database, SQLite is told that nobody changes it: then it needs no
@@ -22,6 +27,9 @@ func (db *DB) openReadOnly() (*handle, error) {
 		if state.journal > 0 && db.o.NoWAL {
 			// Its writer locks with a file, and to make one is to write.
 			return nil, &LogError{File: db.logFile(state), passing: true}
+		}
+		if err := db.checkLogHead(state); err != nil {
+			return nil, err
 		}
 	}
 	c, err := db.dial(h, false)
@@ -48,6 +56,32 @@ func (db *DB) checkSchemaReadOnly(state fileState) error {
 		return &SchemaError{Dir: db.dir, Have: version, Why: "database schema needs migrating, but this cannot be done in read-only mode"}
 	}
 	return checkSchemaNotNewer(db.dir, version)
+}
+
+var errLogHead = errors.New("its header makes no sense")
+
+// checkLogHead refuses a log that SQLite would pass over if it might write. As it may
+// not, it would wait without end for a header that the log does not have. Its log is
+// the one file of SQLite's that is never locked, so that it may be opened beside it.
+func (db *DB) checkLogHead(state fileState) error {
+	if state.log <= logHead {
+		return nil
+	}
+	f, err := os.Open(db.file + "-wal")
+	if err != nil {
+		return nil //nolint:nilerr // SQLite will say what there is to say
+	}
+	defer f.Close()
+	var head [logHead]byte
+	if _, err := f.ReadAt(head[:], 0); err != nil {
+		return errChanged // it was written back
+	}
+	const magic = 0x377f0682 // or one more, which says how its sums are made
+	size := binary.BigEndian.Uint32(head[8:])
+	if binary.BigEndian.Uint32(head[:])&^1 != magic || size&(size-1) != 0 || size < 512 || size > 65536 {
+		return &LogError{File: f.Name(), Err: errLogHead}
+	}
+	return nil
 }
 
 func (db *DB) logFile(s fileState) string {

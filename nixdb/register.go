@@ -116,7 +116,7 @@ func (db *DB) beginBulk(ctx context.Context, op string) (c *conn, err error) {
 	if db.o.ReadOnly {
 		return nil, &Error{Op: op, File: db.file, Err: store.ErrReadOnly}
 	}
-	err = db.retry(ctx, op, func() error {
+	err = db.retry(ctx, op, 0, func() error {
 		if c, err = db.acquire(ctx, true); err != nil {
 			return err
 		}

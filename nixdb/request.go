@@ -22,13 +22,13 @@ func (db *DB) read(ctx context.Context, op string, f func(*conn) error) error {
 // last time counts.
 func (db *DB) reading(ctx context.Context, op string, f func(*conn) error) error {
 	corrupt := false
-	return db.retry(ctx, op, func() error {
+	return db.retry(ctx, op, db.patience, func() error {
 		c, err := db.acquire(ctx, false)
 		if err != nil {
 			return err
 		}
 		err = f(c)
-		if db.o.ReadOnly && !c.h.same(db.file) {
+		if db.o.ReadOnly && (!c.h.same(db.file) || isReadOnly(err)) {
 			err = errChanged // while it was read, so what was read is worth nothing
 		}
 		db.release(c, false, err)
@@ -47,7 +47,7 @@ func (db *DB) write(ctx context.Context, op string, f func(*conn) error) error {
 	if db.o.ReadOnly {
 		return &Error{Op: op, File: db.file, Err: store.ErrReadOnly}
 	}
-	return db.retry(ctx, op, func() error {
+	return db.retry(ctx, op, 0, func() error {
 		c, err := db.acquire(ctx, true)
 		if err != nil {
 			return err
@@ -58,20 +58,32 @@ func (db *DB) write(ctx context.Context, op string, f func(*conn) error) error {
 	})
 }
 
+// maxPatience is how long a request that only reads waits for others, who lock readers
+// out for moments. After that something is wrong with them: they are stopped, or are
+// no SQLite. Who writes may have to wait for a load of a million paths.
+var maxPatience = time.Minute // for tests to change
+
 // retry does f until it fails for another reason than that somebody else is in
-// the way, and gives the error its name.
-func (db *DB) retry(ctx context.Context, op string, f func() error) error {
-	warn := time.Now().Add(10 * time.Second)
+// the way, or has been for longer than patience if that is not 0, and gives the error
+// its name.
+func (db *DB) retry(ctx context.Context, op string, patience time.Duration, f func() error) error {
+	began := time.Now()
+	warn := began.Add(10 * time.Second)
 	changes := 0
 	for pause := time.Millisecond; ; pause = min(2*pause, waitInStep) {
 		err := f()
-		if isChanged(err) {
+		passing := isChanged(err) || !db.o.ReadOnly && isReadOnly(err) && !isMoved(err)
+		if passing {
 			changes++
 		}
-		if again := isBusy(err) || isMoved(err) || isChanged(err) && changes <= maxChanges; !again {
+		if again := isBusy(err) || isMoved(err) || passing && changes <= maxChanges; !again {
 			return db.named(ctx, op, err)
 		}
-		if now := time.Now(); now.After(warn) {
+		now := time.Now()
+		if patience > 0 && now.Sub(began) > patience && !passing {
+			return db.named(ctx, op, failure{fmt.Errorf("%w after %s: %w", errBusy, patience, err)})
+		}
+		if now.After(warn) {
 			activity.Warnf(ctx, "SQLite database '%s' is busy", db.file)
 			warn = now.Add(10 * time.Second)
 		}
