@@ -11,6 +11,7 @@ import (
 	"net/url"
 	"os"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"golang.org/x/net/http/httpproxy"
@@ -20,10 +21,16 @@ import (
 // a file.
 type carrier struct {
 	make func() (*http.Transport, error)
+	made atomic.Bool // or about to be
 }
 
 func newCarrier(opts Options, cert *tls.Certificate) *carrier {
-	return &carrier{sync.OnceValues(func() (*http.Transport, error) { return newTransport(opts, cert) })}
+	c := new(carrier)
+	c.make = sync.OnceValues(func() (*http.Transport, error) {
+		c.made.Store(true)
+		return newTransport(opts, cert)
+	})
+	return c
 }
 
 // RoundTrip sends a request. Without certificates of authorities https is out of
@@ -36,9 +43,13 @@ func (c *carrier) RoundTrip(req *http.Request) (*http.Response, error) {
 	return t.RoundTrip(req)
 }
 
+// closeIdle closes connections that nobody uses. One that was never used has none,
+// and is not made for this.
 func (c *carrier) closeIdle() {
-	t, _ := c.make()
-	t.CloseIdleConnections()
+	if c.made.Load() {
+		t, _ := c.make()
+		t.CloseIdleConnections()
+	}
 }
 
 // Limits of what is kept open and read.
