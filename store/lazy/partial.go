@@ -321,7 +321,7 @@ func (pt *partial) obtainFrom(ctx context.Context, from *origin, ranges RangeOpe
 	begin := at
 	r := w.pump(func(ctx context.Context) (io.ReadCloser, error) {
 		return ranges.OpenNarRange(ctx, pt.x, begin, j.to-begin)
-	}, &s.count.bytes)
+	}, s.account(ctx))
 	defer r.Close()
 	for _, n := range todo {
 		k := pt.x.Contents.Chunk(n)
