@@ -328,3 +328,39 @@ func TestBucketWithStock(t *testing.T) {
 		t.Errorf("%d paths in the bucket, want %d", len(got), len(made)+len(paths))
 	}
 }
+
+// Stock Nix of all ages takes NARs that can be entered in the middle, and is not disturbed by the indexes beside
+// them.
+func TestStockReadsSeekableNARs(t *testing.T) {
+	for _, version := range []string{"2.34", "2.26", "2.8"} {
+		t.Run(version, func(t *testing.T) {
+			nix := testenv.Nix(t, version)
+			dir := filepath.Join(nix.Dir, "cache")
+			objects, err := objstore.NewDirectory(dir)
+			if err != nil {
+				t.Fatal(err)
+			}
+			s := open(t, objects, func(o *binarycache.Options) { o.WriteIndex, o.Seekable, o.Compression = true, true, compress.Zstd })
+			wrote := write(t, s)
+			var paths []string
+			for _, o := range wrote {
+				paths = append(paths, s.Dir().Print(o.Path()))
+				if _, err := s.NarIndex(t.Context(), o.Path()); err != nil {
+					t.Error(err)
+				}
+			}
+			nix.Run(t, "nix", append([]string{"--extra-experimental-features", "nix-command", "copy", "--no-check-sigs", "--from", "file://" + dir}, paths...)...)
+			for _, o := range wrote {
+				var got bytes.Buffer
+				dump := nix.Command(t.Context(), "nix-store", "--dump", s.Dir().Print(o.Path()))
+				dump.Stdout = &got
+				if err := dump.Run(); err != nil {
+					t.Fatal(err)
+				}
+				if !bytes.Equal(got.Bytes(), o.NAR) {
+					t.Errorf("%s is another one", o.Path())
+				}
+			}
+		})
+	}
+}
