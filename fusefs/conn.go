@@ -79,6 +79,13 @@ func (c *Conn) NameChanged(name string) error {
 	return notified(name, c.notify(-fuse.NOTIFY_INVAL_ENTRY, body))
 }
 
+// ContentsChanged makes the kernel forget what it keeps of the contents and attributes of a node. The same
+// holds as for RootChanged.
+func (c *Conn) ContentsChanged(id uint64) error {
+	err := c.notify(-fuse.NOTIFY_INVAL_INODE, bytesOf(&fuse.NotifyInvalInodeOut{Ino: id, Length: -1}))
+	return notified("the contents of a file", err)
+}
+
 // notified makes an error of what the kernel said to a notification. That it
 // does not know what it is to forget is fine.
 func notified(what string, err error) error {

@@ -50,6 +50,7 @@ type fileLazy struct {
 	Listings     *bool    `toml:"listings"`
 	Graduate     *bool    `toml:"graduate"`
 	Patience     string   `toml:"patience"`
+	Verify       string   `toml:"verify"`
 }
 
 // reference is the store that the keys describe; false if there are none of them. dir is where
@@ -100,6 +101,10 @@ func (f *fileLazy) reference() (store.Reference, bool, error) {
 	default:
 		return store.Reference{}, false, fmt.Errorf("validity: '%.80s' is neither \"cache\" nor \"pinned\"", f.Validity)
 	}
+	if _, err := lazy.ParseVerify(f.Verify); err != nil {
+		return store.Reference{}, false, fmt.Errorf("verify: %w", err)
+	}
+	set("verify", f.Verify)
 	set("cache", f.Cache)
 	set("manifest", f.Manifest)
 	if len(f.Pinned) > 0 {
@@ -119,7 +124,7 @@ func (f *fileLazy) reference() (store.Reference, bool, error) {
 func (f *fileLazy) equal(o *fileLazy) bool {
 	return f.Cache == o.Cache && f.CacheSize == o.CacheSize && f.CacheMinFree == o.CacheMinFree && f.CacheAge == o.CacheAge &&
 		f.Validity == o.Validity && len(f.Pinned) == len(o.Pinned) && f.Manifest == o.Manifest && f.Offline == o.Offline &&
-		f.Listings == o.Listings && f.Graduate == o.Graduate && f.Patience == o.Patience
+		f.Listings == o.Listings && f.Graduate == o.Graduate && f.Patience == o.Patience && f.Verify == o.Verify
 }
 
 // parseBytes reads a number of bytes, with K, M, G or T for powers of 1024.

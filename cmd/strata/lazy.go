@@ -40,6 +40,7 @@ type lazyFlags struct {
 	manifest             string
 	offline, noListings  bool
 	patience             time.Duration
+	verify               string
 }
 
 func (l *lazyFlags) add(f *pflag.FlagSet) {
@@ -51,6 +52,7 @@ func (l *lazyFlags) add(f *pflag.FlagSet) {
 	f.StringVar(&l.manifest, "manifest", "", "only the store paths listed in `FILE` are valid")
 	f.BoolVar(&l.offline, "offline", false, "ask no cache anything; what is on disk is there")
 	f.BoolVar(&l.noListings, "no-listings", false, "do not use listings, which nobody has signed")
+	f.StringVar(&l.verify, "verify", "", "`WHEN` contents are compared: object (default), always, or stream")
 	f.DurationVar(&l.patience, "patience", 0, "how long a download may make no progress (default 30s)")
 }
 
@@ -80,6 +82,7 @@ func (l *lazyFlags) reference(from []string, real string) (store.Reference, erro
 		p["pinned"] = l.pinned
 	}
 	set("manifest", l.manifest)
+	set("verify", l.verify)
 	if l.offline {
 		set("offline", "true")
 	}

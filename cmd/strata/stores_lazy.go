@@ -49,6 +49,9 @@ func (c *config) openLazy(ctx context.Context, ref store.Reference) (_ *lazyStor
 		Account:  c.account,
 		Log:      c.log,
 	}
+	if o.Verify, err = lazy.ParseVerify(p.text("verify", "")); err != nil {
+		p.fail("verify", "%v", err)
+	}
 	cache := c.lazyCache(p, o.Dir)
 	froms := p.texts("from")
 	if len(froms) == 0 {

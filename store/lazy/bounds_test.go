@@ -17,6 +17,7 @@ import (
 	"github.com/strata-nix/strata/store"
 	"github.com/strata-nix/strata/store/binarycache"
 	"github.com/strata-nix/strata/store/lazy"
+	"github.com/strata-nix/strata/store/storetest"
 	"github.com/strata-nix/strata/storepath"
 )
 
@@ -213,4 +214,11 @@ func TestProcessesShareABound(t *testing.T) {
 	if err != nil || out.Left > walkerMax {
 		t.Errorf("%+v, %v", out, err)
 	}
+}
+
+func pathsOf(objects ...storetest.Object) (paths []storepath.Path) {
+	for _, o := range objects {
+		paths = append(paths, o.Path())
+	}
+	return paths
 }

@@ -346,6 +346,47 @@ func (c *Cache) takeAway(ctx context.Context, going []held, out *Evicted) (gone 
 	return gone, err
 }
 
+// discard takes an object away that is not what it should be, whoever uses it.
+func (c *Cache) discard(ctx context.Context, p storepath.Path) error {
+	l, err := c.lockFetch(ctx, p)
+	if err != nil {
+		return err
+	}
+	defer fetching{l}.done()
+	trash, err := os.MkdirTemp(c.at(tmpDir), "damaged-")
+	if err != nil {
+		return err
+	}
+	lock, err := flock.Open(filepath.Join(trash, stageLock))
+	if err != nil {
+		return err
+	}
+	defer lock.Close()
+	if _, err := lock.Try(flock.Exclusive); err != nil {
+		return err
+	}
+	h := held{c: c, path: p, bytes: c.diskSizeOf(p)}
+	err = moveDir(c.at(objectsDir, p.Base()), filepath.Join(trash, p.Base()))
+	switch {
+	case err == nil:
+		if _, terr := c.tally(func(t *tally) { t.Objects--; t.Bytes -= h.bytes }); terr != nil {
+			c.o.Log.Debug(terr.Error())
+		}
+	case !errors.Is(err, fs.ErrNotExist):
+		return err
+	}
+	if err := c.forget(ctx, []held{h}); err != nil {
+		c.o.Log.Warn(err.Error()) // what is wrong goes all the same
+	}
+	for _, dir := range []string{infoDir, treesDir} {
+		if err := os.Remove(c.at(dir, p.Base())); err != nil && !errors.Is(err, fs.ErrNotExist) {
+			return err
+		}
+	}
+	_, err = nar.RemoveTree(context.WithoutCancel(ctx), trash)
+	return err
+}
+
 // putBack makes objects be there again.
 func (c *Cache) putBack(trash string, moved []held) error {
 	var all error

@@ -28,7 +28,10 @@ type fetcher struct {
 	mu     sync.Mutex
 	jobs   map[storepath.Path]*job
 	failed map[storepath.Path]failure
-	idle   sync.WaitGroup // until nothing is on its way to the disk
+	// refused are those of which somebody read what was wrong, and spoilt is told of them.
+	refused map[storepath.Path]error
+	spoilt  func(storepath.Path, *stream)
+	idle    sync.WaitGroup // until nothing is on its way to the disk
 }
 
 // job is an object that is on its way.
@@ -37,6 +40,7 @@ type job struct {
 	err     error         // if so
 	waiting int
 	cancel  context.CancelFunc
+	stream  *stream // what readers get meanwhile; nil: nothing
 }
 
 // failure is why an object could not be had a moment ago. Whoever asks again at once gets the
@@ -50,7 +54,7 @@ type failure struct {
 const failurePause = 5 * time.Second
 
 func newFetcher(s *Store) *fetcher {
-	return &fetcher{s: s, jobs: map[storepath.Path]*job{}, failed: map[storepath.Path]failure{}}
+	return &fetcher{s: s, jobs: map[storepath.Path]*job{}, failed: map[storepath.Path]failure{}, refused: map[storepath.Path]error{}}
 }
 
 // fetch returns when the object is here, verified. When nobody waits for it any more, it is given up.
@@ -67,19 +71,13 @@ func (f *fetcher) fetch(ctx context.Context, info *store.PathInfo) error {
 func (f *fetcher) join(ctx context.Context, info *store.PathInfo) error {
 	p := info.Path
 	f.mu.Lock()
-	if past, ok := f.failed[p]; ok {
-		if time.Now().Before(past.until) {
-			f.mu.Unlock()
-			return past.err
-		}
-		delete(f.failed, p)
+	if err := f.past(p); err != nil {
+		f.mu.Unlock()
+		return err
 	}
 	j := f.jobs[p]
 	if j == nil {
-		work, cancel := context.WithCancel(context.WithoutCancel(ctx))
-		j = &job{done: make(chan struct{}), cancel: cancel}
-		f.jobs[p] = j
-		f.idle.Go(func() { f.run(work, j, info) })
+		j = f.begin(ctx, info, nil)
 	}
 	j.waiting++
 	f.mu.Unlock()
@@ -98,6 +96,31 @@ func (f *fetcher) join(ctx context.Context, info *store.PathInfo) error {
 	default:
 		return ctx.Err()
 	}
+}
+
+// past tells why an object cannot be had, if that is known. f.mu is held.
+func (f *fetcher) past(p storepath.Path) error {
+	if err := f.refused[p]; err != nil {
+		return err
+	}
+	past, ok := f.failed[p]
+	if !ok {
+		return nil
+	}
+	if time.Now().Before(past.until) {
+		return past.err
+	}
+	delete(f.failed, p)
+	return nil
+}
+
+// begin begins a job. f.mu is held.
+func (f *fetcher) begin(ctx context.Context, info *store.PathInfo, st *stream) *job {
+	work, cancel := context.WithCancel(context.WithoutCancel(ctx))
+	j := &job{done: make(chan struct{}), cancel: cancel, stream: st}
+	f.jobs[info.Path] = j
+	f.idle.Go(func() { f.run(work, j, info) })
+	return j
 }
 
 // run does a job. The object can be read as soon as it is verified; to bring it to disk may
@@ -126,9 +149,9 @@ func (f *fetcher) run(ctx context.Context, j *job, info *store.PathInfo) {
 		finish(nil) // another process was quicker
 		return
 	}
-	st, err := f.s.obtain(ctx, info)
-	if err != nil {
-		if ctx.Err() == nil {
+	st, err := f.s.obtain(ctx, info, j.stream)
+	if err = f.endStream(j, p, err); err != nil {
+		if ctx.Err() == nil && !isFull(err) {
 			f.s.count.failed.Add(1)
 			f.s.complain("fetch "+p.Base(), err)
 		}
@@ -138,8 +161,15 @@ func (f *fetcher) run(ctx context.Context, j *job, info *store.PathInfo) {
 	c := f.s.o.Cache
 	c.stage(st)
 	finish(nil)
-	if err := st.publish(); err != nil {
-		f.s.o.Log.Warn(fmt.Sprintf("'%s' is not kept: %v", p, err))
+	err = st.publish()
+	if isFull(err) && f.s.makeRoom(ctx, info) {
+		err = st.publish()
+	}
+	if err != nil {
+		f.s.complain("keep "+p.Base(), fmt.Errorf("'%s' is not kept: %w", p, err))
+		f.mu.Lock()
+		f.failed[p] = failure{err, time.Now().Add(failurePause)}
+		f.mu.Unlock()
 	}
 	c.unstage(st)
 }
@@ -164,12 +194,12 @@ func (c *Cache) unstage(st *stage) {
 }
 
 // obtain gets an object from the first origin that gives the promised one.
-func (s *Store) obtain(ctx context.Context, info *store.PathInfo) (*stage, error) {
+func (s *Store) obtain(ctx context.Context, info *store.PathInfo, to *stream) (*stage, error) {
 	var errs []error
 	for _, from := range s.origins(ctx) {
-		st, err := s.obtainFrom(ctx, from, info)
+		st, err := s.obtainFrom(ctx, from, info, to)
 		if isFull(err) && s.makeRoom(ctx, info) {
-			st, err = s.obtainFrom(ctx, from, info)
+			st, err = s.obtainFrom(ctx, from, info, to)
 		}
 		if err == nil {
 			s.count.fetched.Add(1)
@@ -187,6 +217,9 @@ func (s *Store) obtain(ctx context.Context, info *store.PathInfo) (*stage, error
 		}
 		if isWrong(err) {
 			s.count.refused.Add(1)
+			if to != nil && to.anyServed() {
+				break // nobody can take back what was read
+			}
 		}
 	}
 	return nil, s.unavailable(info.Path, errs)
@@ -212,7 +245,7 @@ func (s *Store) makeRoom(ctx context.Context, info *store.PathInfo) bool {
 }
 
 // obtainFrom gets an object from one origin, into a stage, verified.
-func (s *Store) obtainFrom(ctx context.Context, from *origin, info *store.PathInfo) (_ *stage, err error) {
+func (s *Store) obtainFrom(ctx context.Context, from *origin, info *store.PathInfo, to *stream) (_ *stage, err error) {
 	w := newWatchdog(ctx, s.o.Patience)
 	defer w.stop()
 	r := w.pump(func(ctx context.Context) (io.ReadCloser, error) { return s.openFrom(store.Verifying(ctx), from, info) }, s.account(ctx))
@@ -223,7 +256,12 @@ func (s *Store) obtainFrom(ctx context.Context, from *origin, info *store.PathIn
 	}
 	s.asked(from)
 	st.origin = from.Store.URI()
-	if err := st.unpack(w.ctx, r); err != nil {
+	var src io.Reader = r
+	if to != nil {
+		to.restart()
+		src = io.TeeReader(r, to)
+	}
+	if err := st.unpack(w.ctx, src); err != nil {
 		st.remove()
 		return nil, w.explain(fmt.Errorf("from '%s': %w", from.Store.URI(), err))
 	}

@@ -37,10 +37,15 @@ type origin struct {
 // newOrigin makes a binary cache in memory with some objects.
 func newOrigin(t testing.TB, name string, objects ...storetest.Object) *origin {
 	t.Helper()
+	return newOriginWith(t, name, compress.Zstd, objects...)
+}
+
+func newOriginWith(t testing.TB, name string, compression compress.Method, objects ...storetest.Object) *origin {
+	t.Helper()
 	o := &origin{Objects: &fault.Objects{Store: objstore.NewMemory()}}
 	var err error
 	o.store, err = binarycache.Open(o.Objects, binarycache.Options{
-		URI: "memory://" + name, Compression: compress.Zstd, WriteListing: true, TTL: diskcache.TTL{Positive: time.Hour},
+		URI: "memory://" + name, Compression: compression, WriteListing: true, TTL: diskcache.TTL{Positive: time.Hour},
 	})
 	if err != nil {
 		t.Fatal(err)
@@ -109,6 +114,12 @@ func (s *setup) settled() {
 	if err := s.objects.Close(); err != nil {
 		s.t.Fatal(err)
 	}
+	s.reopen()
+}
+
+// reopen makes another process serve, after one that has ended.
+func (s *setup) reopen() {
+	s.t.Helper()
 	var err error
 	if s.objects, err = s.store.Objects(s.dir); err != nil {
 		s.t.Fatal(err)

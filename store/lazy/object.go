@@ -22,6 +22,8 @@ type object struct {
 	tree   *fusefs.Tree
 	// verified tells that the tree is that of the true object.
 	verified atomic.Bool
+	// checked is for VerifyAlways.
+	checked rechecked
 	// dead tells that it is not, and that nobody may go on with it.
 	dead atomic.Bool
 	// part, if not nil, gives the files one by one.
@@ -46,7 +48,17 @@ func (ob *object) Tree() *fusefs.Tree { return ob.tree }
 
 // Readlink gives a target, of a tree that is certain.
 func (ob *object) Readlink(ctx context.Context, node uint32) (string, error) {
-	if err := ob.verify(ctx); err != nil {
+	if ob.o.s.o.Verify == VerifyStream && !ob.dead.Load() {
+		return ob.tree.Node(node).Target, nil // as who told the tree said
+	}
+	err := ob.verify(ctx)
+	if isFull(err) {
+		var ps *passing
+		if ps, err = ob.o.s.passThrough(ctx, ob.info, ob.tree, wholeTree); err == nil {
+			err = ob.compare(ps.tree)
+		}
+	}
+	if err != nil {
 		return "", ob.o.s.answered(ctx, err)
 	}
 	return ob.tree.Node(node).Target, nil
@@ -65,23 +77,37 @@ func (ob *object) readAt(ctx context.Context, node uint32, p []byte, off int64) 
 	}
 	p = p[:min(int64(len(p)), size-off)]
 	for range 3 { // it may be evicted as soon as it has come
-		if err := ob.verify(ctx); err != nil {
-			return 0, err
-		}
-		n, err := ob.readHere(node, p, off)
-		if !errors.Is(err, errAbsent) {
+		if n, ok, err := ob.readStream(ctx, node, p, off); ok {
 			return n, err
 		}
-		if pt := ob.parts(ctx); pt != nil {
-			if n, err = pt.readAt(ctx, node, p, off); !errors.Is(err, errWhole) {
+		err := ob.verify(ctx)
+		if err == nil {
+			var n int
+			n, err = ob.readHere(ctx, node, p, off)
+			if errors.Is(err, errAbsent) {
+				n, err = ob.readPart(ctx, node, p, off)
+			}
+			if err == nil || !errors.Is(err, errWhole) {
 				return n, err
 			}
+			err = ob.o.fetch.fetch(ctx, ob.info)
 		}
-		if err := ob.o.fetch.fetch(ctx, ob.info); err != nil {
+		if isFull(err) {
+			return ob.readThrough(ctx, node, p, off)
+		}
+		if err != nil {
 			return 0, err
 		}
 	}
 	return 0, fmt.Errorf("'%s': %w: it is evicted as soon as it comes", ob.info.Path, ErrUnavailable)
+}
+
+// readPart reads from an object that comes file by file; errWhole if it has to be fetched as a whole.
+func (ob *object) readPart(ctx context.Context, node uint32, p []byte, off int64) (int, error) {
+	if pt := ob.parts(ctx); pt != nil {
+		return pt.readAt(ctx, node, p, off)
+	}
+	return 0, errWhole
 }
 
 // parts gives the files of an object that is not here; nil if it has to be fetched as a whole. One that was
@@ -101,7 +127,7 @@ func (ob *object) parts(ctx context.Context) *partial {
 }
 
 // readHere reads from the object as it is in the cache; errAbsent if it is not.
-func (ob *object) readHere(node uint32, p []byte, off int64) (int, error) {
+func (ob *object) readHere(ctx context.Context, node uint32, p []byte, off int64) (int, error) {
 	c := ob.o.s.o.Cache
 	name := ob.tree.Path(node)
 	fd, err := c.open(ob.info.Path, name)
@@ -110,6 +136,9 @@ func (ob *object) readHere(node uint32, p []byte, off int64) (int, error) {
 	}
 	defer unix.Close(fd)
 	c.touch(ob.info.Path)
+	if err := ob.recheck(ctx, fd); err != nil {
+		return 0, ob.damaged(name, err)
+	}
 	done := 0
 	for done < len(p) {
 		n, err := unix.Pread(fd, p[done:], off+int64(done))
@@ -128,7 +157,7 @@ func (ob *object) readHere(node uint32, p []byte, off int64) (int, error) {
 
 // damaged tells of a file of the cache that is not what it was.
 func (ob *object) damaged(name string, err error) error {
-	if errors.Is(err, errAbsent) {
+	if errors.Is(err, errAbsent) || errors.Is(err, context.Canceled) {
 		return err
 	}
 	err = &store.DamageError{Layer: "cache of lazy objects '" + ob.o.s.o.Cache.Dir() + "'", Path: ob.info.Path.Base() + "/" + name, Why: "a file cannot be read", Err: err}
@@ -152,6 +181,9 @@ func (ob *object) verify(ctx context.Context) error {
 		}
 		if !errors.Is(err, fs.ErrNotExist) {
 			return err
+		}
+		if ps := ob.o.s.through.find(ob.info, func(*passing) bool { return true }); ps != nil {
+			return ob.compare(ps.tree)
 		}
 		if err := ob.o.fetch.fetch(ctx, ob.info); err != nil {
 			return err

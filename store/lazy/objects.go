@@ -26,6 +26,8 @@ type Objects struct {
 	bytes  int      // of the trees of loaded
 	stale  []string // names that the kernel knows by a number that means nothing any more
 
+	spoilt []uint64 // nodes of which the kernel must forget the contents
+
 	changed chan struct{} // something new is known
 
 	since             time.Time
@@ -46,7 +48,9 @@ func (s *Store) Objects(state string) (*Objects, error) {
 	if err != nil {
 		return nil, fmt.Errorf("serving a lazy store: %w", err)
 	}
-	return &Objects{s: s, fetch: newFetcher(s), numbers: n, loaded: map[uint64]*object{}, changed: make(chan struct{}, 1), since: time.Now()}, nil
+	o := &Objects{s: s, fetch: newFetcher(s), numbers: n, loaded: map[uint64]*object{}, changed: make(chan struct{}, 1), since: time.Now()}
+	o.fetch.spoilt = o.forget
+	return o, nil
 }
 
 // Close waits until what has come is on disk, and lets another process serve the mount. Nothing
@@ -65,12 +69,17 @@ func (o *Objects) Tell(ctx context.Context, c *fusefs.Conn) {
 		case <-o.changed:
 		}
 		o.mu.Lock()
-		stale := o.stale
-		o.stale = nil
+		stale, spoilt := o.stale, o.spoilt
+		o.stale, o.spoilt = nil, nil
 		o.mu.Unlock()
 		for _, name := range stale {
 			if c.NameChanged(name) != nil {
 				return // the mount is gone
+			}
+		}
+		for _, id := range spoilt {
+			if c.ContentsChanged(id) != nil {
+				return
 			}
 		}
 		if c.RootChanged() != nil {
@@ -171,7 +180,7 @@ func (o *Objects) load(number uint64, info *store.PathInfo, tree *fusefs.Tree, v
 		o.givePart(ob, part)
 		return ob
 	}
-	ob := &object{o: o, number: number, info: info, tree: tree}
+	ob := &object{o: o, number: number, info: info, tree: tree, checked: rechecked{turn: make(chan struct{}, 1)}}
 	ob.verified.Store(verified)
 	ob.part.Store(part)
 	o.loaded[number] = ob
@@ -259,7 +268,13 @@ func (o *Objects) treeOf(ctx context.Context, info *store.PathInfo) (t *fusefs.T
 		if t := o.s.listingOf(ctx, info); t != nil {
 			return t, false, nil, nil
 		}
-		if err := o.fetch.fetch(ctx, info); err != nil {
+		if err := o.fetch.fetch(ctx, info); isFull(err) {
+			ps, err := o.s.passThrough(ctx, info, nil, wholeTree)
+			if err != nil {
+				return nil, false, nil, err
+			}
+			return ps.tree, true, nil, nil
+		} else if err != nil {
 			return nil, false, nil, err
 		}
 	}

@@ -18,11 +18,12 @@ import (
 
 // Store is a store whose objects arrive when they are read.
 type Store struct {
-	o      Options
-	count  counters
-	health health
-	absent absent
-	lies   struct {
+	o       Options
+	count   counters
+	health  health
+	through through
+	absent  absent
+	lies    struct {
 		mu    sync.Mutex
 		paths map[string]bool // objects whose indexes were wrong
 	}
