@@ -15,7 +15,7 @@ type conn struct {
 	broken bool    // in no state to be used again
 	known  names   // see DB.name
 	seen   *view   // nil until it is wanted; see conn.view
-	blind  bool    // there can be none
+	blind  int     // how often there was none to be had
 }
 
 // access is how a database file is opened.
@@ -191,6 +191,14 @@ func (c *conn) transaction(begin string, f func(*conn) error) error {
 		return err
 	}
 	return c.settle(f)
+}
+
+// inTransaction runs f in a transaction, the one that is under way if there is one.
+func (c *conn) inTransaction(f func(*conn) error) error {
+	if !c.AutocommitEnabled() {
+		return f(c)
+	}
+	return c.transaction("begin", f)
 }
 
 // settle runs f within a transaction that has begun, and ends that.

@@ -5,6 +5,8 @@ import (
 	"strings"
 	"sync/atomic"
 
+	"zombiezen.com/go/sqlite"
+
 	"github.com/strata-nix/strata/nixdb/btree"
 	"github.com/strata-nix/strata/storepath"
 )
@@ -45,11 +47,13 @@ func (c *conn) view() *view {
 	if noViews.Load() {
 		return nil
 	}
-	if c.seen == nil && !c.blind {
-		c.blind = true
-		if v, err := newView(c); err == nil {
-			c.seen, c.blind = v, false
+	if c.seen == nil && c.blind < maxLooks {
+		v, err := newView(c)
+		if err != nil {
+			c.blind++
+			return nil
 		}
+		c.seen, c.blind = v, 0
 	}
 	return c.seen
 }
@@ -58,7 +62,16 @@ func newView(c *conn) (*view, error) {
 	if c.h == nil || c.h.access == withLog {
 		return nil, errUnseen
 	}
-	l, err := readLayout(c) // this also makes SQLite open the log
+	// All of one moment: a root page of before a vacuum, with the cookie of after it, would
+	// be believed. This also makes SQLite open the log.
+	var l *layout
+	var s sample
+	err := c.inTransaction(func(c *conn) (err error) {
+		if l, err = readLayout(c); err == nil {
+			s, err = takeSample(c)
+		}
+		return err
+	})
 	if err != nil {
 		return nil, err
 	}
@@ -73,7 +86,47 @@ func newView(c *conn) (*view, error) {
 	if err != nil {
 		return nil, err
 	}
-	return &view{of: c.h, src: src, file: f, layout: l}, nil
+	v := &view{of: c.h, src: src, file: f, layout: l}
+	return v, v.prove(s)
+}
+
+// sample is what SQLite says of a database, for a view to prove itself by.
+type sample struct {
+	pages, id int64
+	path      string
+}
+
+func takeSample(c *conn) (s sample, err error) {
+	err = c.rows("pragma page_count", func(r *sqlite.Stmt) error { s.pages = r.ColumnInt64(0); return nil })
+	if err == nil {
+		err = c.rows("select id, path from ValidPaths order by id limit 1", func(r *sqlite.Stmt) error {
+			s.id, s.path = r.ColumnInt64(0), r.ColumnText(1)
+			return nil
+		})
+	}
+	return s, err
+}
+
+// prove compares what the view sees with what SQLite has said. What is found out here is
+// not a change of the database but a SQLite whose memory means something else. When
+// something was committed in between there is no view now; see conn.view.
+func (v *view) prove(s sample) error {
+	cookie, err := v.file.SchemaCookie()
+	if err != nil || cookie != v.layout.cookie || int64(v.src.Count()) != s.pages {
+		return errUnseen
+	}
+	if s.id == 0 {
+		return nil
+	}
+	id, err := v.id(s.path)
+	if err != nil || id != s.id {
+		return errUnseen
+	}
+	path, err := v.path(id)
+	if err != nil || path != s.path || !v.src.unchanged() {
+		return errUnseen
+	}
+	return nil
 }
 
 // look does f, which asks the view, and tells whether it worked, all on one state of

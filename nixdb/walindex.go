@@ -21,6 +21,9 @@ type walIndex struct{ wal *lib.TWal }
 // walHeader is what must not change: the header of the index, in words.
 type walHeader [12]uint32
 
+// It is as long as SQLite has it, or this does not compile.
+var _ [unsafe.Sizeof(walHeader{})]byte = [unsafe.Sizeof(lib.TWalIndexHdr{})]byte{}
+
 const (
 	walVersion   = 3007000
 	walBlock     = 4096 // frames that a block tells of

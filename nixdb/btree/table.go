@@ -99,6 +99,9 @@ func (f *File) local(size uint64) int {
 
 // overflow adds the rest of a row, in a chain of pages.
 func (f *File) overflow(b []byte, size uint64, next uint32) (Record, error) {
+	if size > maxRow {
+		return nil, fmt.Errorf("%w: a row of %d bytes", ErrUnsupported, size)
+	}
 	for uint64(len(b)) < size {
 		p, err := f.src.Page(next)
 		if err != nil {
@@ -110,9 +113,6 @@ func (f *File) overflow(b []byte, size uint64, next uint32) (Record, error) {
 		next = binary.BigEndian.Uint32(p)
 		rest := p[4:f.usable]
 		b = append(b, rest[:min(uint64(len(rest)), size-uint64(len(b)))]...)
-		if len(b) > maxRow {
-			return nil, fmt.Errorf("%w: a row of %d bytes", ErrUnsupported, size)
-		}
 	}
 	return Record(b), nil
 }
