@@ -3,6 +3,7 @@ package nar
 import (
 	"math"
 	"strconv"
+	"strings"
 	"unicode/utf16"
 	"unicode/utf8"
 )
@@ -245,19 +246,36 @@ func (p *listingParser) skip(depth int) error {
 	return p.malformed("JSON: expected a value")
 }
 
-// number takes a number that nobody wants to know.
+// number takes a number that nobody wants to know, and that may be of any size.
 func (p *listingParser) number() error {
-	from := p.pos
-	for p.pos < len(p.in) {
-		switch c := p.in[p.pos]; {
-		case c >= '0' && c <= '9', c == '-', c == '+', c == '.', c == 'e', c == 'E':
-			p.pos++
-			continue
-		}
-		break
+	p.oneOf("-")
+	ok := p.oneOf("0") || p.digits() // nothing may follow a 0
+	if ok && p.oneOf(".") {
+		ok = p.digits()
 	}
-	if _, err := strconv.ParseFloat(string(p.in[from:p.pos]), 64); err != nil {
+	if ok && p.oneOf("eE") {
+		p.oneOf("+-")
+		ok = p.digits()
+	}
+	if !ok {
 		return p.malformed("JSON: invalid number")
 	}
 	return nil
+}
+
+// oneOf takes one of some bytes, if it comes right here.
+func (p *listingParser) oneOf(bytes string) bool {
+	if p.pos == len(p.in) || strings.IndexByte(bytes, p.in[p.pos]) < 0 {
+		return false
+	}
+	p.pos++
+	return true
+}
+
+// digits takes one or more of them.
+func (p *listingParser) digits() bool {
+	from := p.pos
+	for p.oneOf("0123456789") {
+	}
+	return p.pos > from
 }

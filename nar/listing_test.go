@@ -156,6 +156,10 @@ func TestReadListingRefuses(t *testing.T) {
 		root(`{"type":"symlink","target":"x",}`):                                "expected a string",
 		root(`{"type":"symlink","target":"x","new":[1,]}`):                      "expected a value",
 		root(`{"type":"symlink","target":"x","new":--1}`):                       "invalid number",
+		root(`{"type":"symlink","target":"x","new":00}`):                        "expected '}'",
+		root(`{"type":"symlink","target":"x","new":1.}`):                        "invalid number",
+		root(`{"type":"symlink","target":"x","new":-.5}`):                       "invalid number",
+		root(`{"type":"symlink","target":"x","new":1e+}`):                       "invalid number",
 		root(`{"x":` + strings.Repeat("[", 1000)):                               "nested too deeply",
 		entry(""):                       "empty file name",
 		entry(".."):                     "file name is '..'",
@@ -187,6 +191,7 @@ func TestReadListingRefuses(t *testing.T) {
 func FuzzListing(f *testing.F) {
 	f.Add([]byte(oddListing))
 	f.Add([]byte(`{"root":{"type":"symlink","target":"\ud83d\ude00"},"version":1}`))
+	f.Add([]byte(`{"root":{"type":"symlink","target":"x","new":[0,-0,1e400,-10.50E-007]},"version":1}`))
 	f.Add([]byte(`{"version":1,"root":{"size":3,"type":"regular","new":[1,-2.5e3,{"x":[]},"\n",null,true]}}`))
 	f.Fuzz(func(t *testing.T, in []byte) {
 		l, err := ReadListing(bytes.NewReader(in))
