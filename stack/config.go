@@ -109,7 +109,8 @@ func (e *ConfigError) Error() string {
 
 // Resolve fills in the defaults, makes all paths absolute, taking relative ones
 // from dir, and checks what can be checked without looking at the disk. All that
-// is wrong is told at once, as [*ConfigError]s.
+// is wrong is told at once, as [*ConfigError]s. What was resolved may be changed and
+// resolved again.
 func (c Config) Resolve(dir string) (Config, error) {
 	r := resolver{dir: dir}
 	if c.StoreDir == "" {

@@ -106,10 +106,11 @@ func (r *resolver) tmpfs(u Upper) Upper {
 		key, name string
 		path      *string
 	}{{"layer", "layer", &u.Layer}, {"work", "work", &u.Work}, {"state", "state", &u.State}} {
-		if *p.path != "" {
+		place := filepath.Join(in, p.name)
+		if *p.path != "" && *p.path != place {
 			r.fail("upper."+p.key, "goes with the upper, which is a tmpfs, and cannot be at another place")
 		}
-		*p.path = filepath.Join(in, p.name)
+		*p.path = place
 	}
 	if u.Log == "" {
 		u.Log = filepath.Join(in, "log")

@@ -8,6 +8,7 @@ import (
 	"os/exec"
 	"os/signal"
 	"path/filepath"
+	"slices"
 	"strings"
 	"syscall"
 	"time"
@@ -18,6 +19,7 @@ import (
 
 	"github.com/strata-nix/strata/daemon"
 	"github.com/strata-nix/strata/internal/enter"
+	"github.com/strata-nix/strata/internal/mount"
 	"github.com/strata-nix/strata/internal/userns"
 	"github.com/strata-nix/strata/stack"
 )
@@ -81,7 +83,7 @@ func (o *runOptions) supervise(g *globals, f *pflag.FlagSet) error {
 	private := o.userns || !mayMount()
 	if private {
 		if err := userns.Available(); err != nil {
-			return fmt.Errorf("without root this takes a user namespace: %w", err)
+			return fmt.Errorf("this takes a user namespace, or root: %w", err)
 		}
 		server = userns.Self(context.Background(), os.Args[1:]...)
 	} else {
@@ -160,6 +162,9 @@ func (o *runOptions) serve(ctx context.Context, g *globals, f *pflag.FlagSet, se
 	if err != nil {
 		return err
 	}
+	if err := checkOwner(cfg.Upper.Dir); err != nil {
+		return err
+	}
 	if err := enter.Root(cfg.Places()...); err != nil {
 		return err
 	}
@@ -173,8 +178,14 @@ func (o *runOptions) serve(ctx context.Context, g *globals, f *pflag.FlagSet, se
 	command := enter.Command{Args: args, Env: runEnv(env, &cfg), Dir: cwd}
 	forget := temporary(&cfg)
 	defer forget()
-	if err := withoutFUSE(ctx, g, &cfg); err != nil {
+	caches, err := withoutFUSE(ctx, g, &cfg)
+	if err != nil {
 		return err
+	}
+	if len(caches) > 0 {
+		// What a client's configuration says of substituters, it demands of the daemon.
+		command.Env = slices.DeleteFunc(command.Env, func(v string) bool { return strings.HasPrefix(v, "NIX_CONFIG=") })
+		command.Env = append(command.Env, "NIX_CONFIG="+os.Getenv("NIX_CONFIG")+"\nextra-substituters = "+strings.Join(caches, " "))
 	}
 	return serveCommand(ctx, g, cfg, server, command)
 }
@@ -235,6 +246,26 @@ func userShell() string {
 		return shell
 	}
 	return "/bin/sh"
+}
+
+// checkOwner tells whether what is there of an upper can be written to: not if it is
+// another's for whom the user namespace has no number.
+func checkOwner(dir string) error {
+	var st unix.Stat_t
+	if mayWriteAll() || unix.Stat(dir, &st) != nil {
+		return nil // root may, and what is not there is made
+	}
+	if int(st.Uid) == os.Geteuid() {
+		return nil
+	}
+	return fmt.Errorf("the upper '%s' belongs to another user, whose files cannot be written to in a user namespace: "+
+		"choose one of your own with --upper, or let root run this", dir)
+}
+
+// mayWriteAll tells whether files of all users can be written to.
+func mayWriteAll() bool {
+	initial, err := mount.InitialUserNamespace()
+	return err != nil || initial && os.Geteuid() == 0
 }
 
 // explainOwners says what to do about files that this user namespace has no owner

@@ -64,17 +64,15 @@ func removeRun(dir string) {
 }
 
 // withoutFUSE does without lazy lowers where FUSE cannot be had: then the daemon fetches what
-// it is asked for from the same caches.
-func withoutFUSE(ctx context.Context, g *globals, cfg *stack.Config) error {
+// it is asked for from the same caches, which are given then.
+func withoutFUSE(ctx context.Context, g *globals, cfg *stack.Config) (caches []string, err error) {
 	isLazy := func(l stack.Lower) bool { return l.Store.Scheme == stack.LazyScheme }
 	if !slices.ContainsFunc(cfg.Lowers, isLazy) {
-		return nil
+		return nil, nil
 	}
-	f, err := os.OpenFile("/dev/fuse", os.O_RDWR, 0)
-	if err == nil {
-		return f.Close()
+	if err = haveFUSE(); err == nil {
+		return nil, nil
 	}
-	var caches []string
 	for _, l := range cfg.Lowers {
 		if isLazy(l) {
 			caches = append(caches, l.Store.Params["from"]...)
@@ -92,9 +90,27 @@ func withoutFUSE(ctx context.Context, g *globals, cfg *stack.Config) error {
 	}
 	cfg.Settings = settings
 	if len(cfg.Lowers) > 0 {
-		return nil
+		return caches, nil
 	}
-	return nothingBelow(ctx, g, cfg)
+	return caches, nothingBelow(ctx, g, cfg)
+}
+
+// haveFUSE tells why /dev/fuse cannot be had.
+func haveFUSE() error {
+	const major, minor = 10, 229 // of every Linux
+	f, err := os.OpenFile("/dev/fuse", os.O_RDWR, 0)
+	if err != nil {
+		return err
+	}
+	defer f.Close()
+	var st unix.Stat_t
+	if err := unix.Fstat(int(f.Fd()), &st); err != nil {
+		return err
+	}
+	if st.Mode&unix.S_IFMT != unix.S_IFCHR || st.Rdev != unix.Mkdev(major, minor) {
+		return errors.New("what is there is another device") // as containers hide one
+	}
+	return nil
 }
 
 // nothingBelow gives a stack an empty lower.

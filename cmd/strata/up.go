@@ -290,6 +290,7 @@ func stackParts(ctx context.Context, g *globals, cfg stack.Config) (*config, sta
 		c.local.BuildUsersGroup = "" // there are no other users in here
 	}
 	upper := c.local
+	upper.Pool = c.pool
 	if cfg.GC.Leases != "" {
 		if upper.Leases, err = c.leases(ctx, cfg.GC.Leases); err != nil {
 			return nil, stack.Parts{}, &usageError{fmt.Errorf("gc.leases: %w", err)}

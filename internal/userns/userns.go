@@ -90,9 +90,9 @@ func Available() error {
 // switches are the settings that forbid user namespaces, with the value that
 // does. Paths are below a root, so that tests can make their own.
 var switches = []struct{ file, forbids, advice string }{
-	{"proc/sys/user/max_user_namespaces", "0", "sysctl user.max_user_namespaces is 0"},
-	{"proc/sys/user/max_mnt_namespaces", "0", "sysctl user.max_mnt_namespaces is 0"},
-	{"proc/sys/kernel/unprivileged_userns_clone", "0", "sysctl kernel.unprivileged_userns_clone is 0 (Debian)"},
+	{"proc/sys/user/max_user_namespaces", "0", "sysctl user.max_user_namespaces is 0; root can set it to some thousand"},
+	{"proc/sys/user/max_mnt_namespaces", "0", "sysctl user.max_mnt_namespaces is 0; root can set it to some thousand"},
+	{"proc/sys/kernel/unprivileged_userns_clone", "0", "sysctl kernel.unprivileged_userns_clone is 0 (Debian); root can set it to 1"},
 	{"proc/sys/kernel/apparmor_restrict_unprivileged_userns", "1",
 		"sysctl kernel.apparmor_restrict_unprivileged_userns is 1 (Ubuntu): the program needs an AppArmor profile that allows userns"},
 }
@@ -109,9 +109,10 @@ func reasons(err error, root string) []string {
 		out = append(out, "this kernel has no user namespaces (CONFIG_USER_NS), or /proc is not mounted")
 	}
 	if filtered(root + "proc/self/status") {
-		out = append(out, "a seccomp filter is in force, as in most containers: it may forbid unshare, clone or mount")
+		out = append(out, "a seccomp filter is in force, as in most containers: it may forbid unshare, clone or mount, and whoever starts the container can allow them")
 	}
 	switch {
+	case len(out) > 0 && errors.Is(err, syscall.ENOSPC): // as with a limit of 0
 	case errors.Is(err, syscall.ENOSPC), errors.Is(err, syscall.EUSERS):
 		out = append(out, "the limit on the number or the nesting (32) of namespaces is reached")
 	case errors.Is(err, syscall.EPERM) && len(out) == 0:
