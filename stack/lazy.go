@@ -49,6 +49,7 @@ type fileLazy struct {
 	Offline      bool     `toml:"offline"`
 	Listings     *bool    `toml:"listings"`
 	Graduate     *bool    `toml:"graduate"`
+	Profiles     *bool    `toml:"profiles"`
 	Patience     string   `toml:"patience"`
 	Verify       string   `toml:"verify"`
 }
@@ -113,7 +114,7 @@ func (f *fileLazy) reference() (store.Reference, bool, error) {
 	if f.Offline {
 		set("offline", "true")
 	}
-	for name, b := range map[string]*bool{"listings": f.Listings, "graduate": f.Graduate} {
+	for name, b := range map[string]*bool{"listings": f.Listings, "graduate": f.Graduate, "profiles": f.Profiles} {
 		if b != nil {
 			set(name, strconv.FormatBool(*b))
 		}
@@ -124,7 +125,7 @@ func (f *fileLazy) reference() (store.Reference, bool, error) {
 func (f *fileLazy) equal(o *fileLazy) bool {
 	return f.Cache == o.Cache && f.CacheSize == o.CacheSize && f.CacheMinFree == o.CacheMinFree && f.CacheAge == o.CacheAge &&
 		f.Validity == o.Validity && len(f.Pinned) == len(o.Pinned) && f.Manifest == o.Manifest && f.Offline == o.Offline &&
-		f.Listings == o.Listings && f.Graduate == o.Graduate && f.Patience == o.Patience && f.Verify == o.Verify
+		f.Listings == o.Listings && f.Graduate == o.Graduate && f.Profiles == o.Profiles && f.Patience == o.Patience && f.Verify == o.Verify
 }
 
 // parseBytes reads a number of bytes, with K, M, G or T for powers of 1024.

@@ -200,6 +200,21 @@ func TestLazyMount(t *testing.T) {
 	if out := w.run("lazy", "prefetch", filepath.Join(at, w.object("gzip-1.12"))); !strings.HasSuffix(out, "objects are here\n") {
 		t.Errorf("%q", out)
 	}
+	gzip := w.object("gzip-1.12")
+	profile := w.path("profile")
+	if err := os.WriteFile(profile, fmt.Appendf(nil, "strata-profile 1\n%s\n%s \"bin/gzip\"\n", gzip, gzip), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	w.run("lazy", "profile", "import", profile)
+	if out := w.run("lazy", "profile", "list"); !strings.Contains(out, "/nix/store/"+gzip+" ") {
+		t.Errorf("%q", out)
+	}
+	if out := w.run("lazy", "profile", "export", filepath.Join(at, gzip)); !strings.Contains(out, gzip+" \"bin/gzip\"\n") {
+		t.Errorf("%q", out)
+	}
+	if out := w.run("lazy", "prefetch", "--profile", profile, "--profile", "/nix/store/"+gzip); !strings.Contains(out, "files are wanted") {
+		t.Errorf("%q", out)
+	}
 	if err := p.Stop(); err != nil {
 		t.Error(err)
 	}

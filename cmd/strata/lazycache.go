@@ -18,24 +18,28 @@ type lazyPrefetchOptions struct {
 	noClosure bool
 	jobs      int
 	pin       string
+	profiles  []string
 }
 
 func newLazyPrefetchCommand(g *globals) *cobra.Command {
 	var o lazyPrefetchOptions
 	cmd := &cobra.Command{
-		Use:   "prefetch PATH...",
+		Use:   "prefetch [PATH...]",
 		Short: "Fetch objects before they are read",
 		Long: `Fetch store objects of a lazy mount before somebody reads them, with all that they
-refer to. Paths may be given as they show in the mount, or as store paths.`,
+refer to. Paths may be given as they show in the mount, or as store paths. With
+--profile, what a start-up reads is fetched: of an object that has a profile, or as
+a file says that 'strata lazy profile export' wrote.`,
 		Example: `  strata lazy prefetch /mnt/cache/…-hello
   strata lazy prefetch --at /mnt/cache --pin work /nix/store/…-hello`,
-		Args: someArgs,
+		Args: anyArgs,
 		RunE: runner(func(ctx context.Context, args []string) error { return runLazyPrefetch(ctx, g, o, args) }),
 	}
 	f := cmd.Flags()
 	f.StringVar(&o.at, "at", "", "the `DIR` of the mount (default: the only one, or that of the paths)")
 	f.BoolVar(&o.noClosure, "no-closure", false, "fetch nothing but the paths themselves")
 	f.IntVarP(&o.jobs, "jobs", "j", lazy.DefaultPrefetchJobs, "fetch `N` objects at once")
+	f.StringArrayVar(&o.profiles, "profile", nil, "fetch what the profile `P` says, a file or a store path; may be repeated")
 	f.StringVar(&o.pin, "pin", "", "keep what is fetched until 'evict --unpin NAME', under the `NAME`")
 	return cmd
 }
@@ -44,8 +48,11 @@ func runLazyPrefetch(ctx context.Context, g *globals, o lazyPrefetchOptions, arg
 	if o.jobs < 1 {
 		return &usageError{errors.New("--jobs must be positive")}
 	}
+	if len(args)+len(o.profiles) == 0 {
+		return &usageError{errors.New("say what is to be fetched: paths, or --profile")}
+	}
 	at := o.at
-	if at == "" {
+	if at == "" && len(args) > 0 {
 		if _, err := lazyMountOf(args[0]); err == nil {
 			at = args[0]
 		}
@@ -63,6 +70,9 @@ func runLazyPrefetch(ctx context.Context, g *globals, o lazyPrefetchOptions, arg
 	if err != nil {
 		return err
 	}
+	if err := o.fetchProfiles(ctx, g, m, st); err != nil || len(args) == 0 {
+		return err
+	}
 	var got []storepath.Path
 	err = st.Prefetch(ctx, paths, lazy.PrefetchOptions{NoClosure: o.noClosure, Jobs: o.jobs, Done: func(p storepath.Path, err error) {
 		if err == nil {
@@ -73,6 +83,34 @@ func runLazyPrefetch(ctx context.Context, g *globals, o lazyPrefetchOptions, arg
 		err = st.cache.Pin(o.pin, got)
 	}
 	return errors.Join(err, g.out.println(fmt.Sprintf("%d objects are here", len(got))))
+}
+
+// fetchProfiles fetches what profiles say.
+func (o *lazyPrefetchOptions) fetchProfiles(ctx context.Context, g *globals, m *lazyMount, st *lazyStore) error {
+	var wants []lazy.Want
+	for _, name := range o.profiles {
+		var p *lazy.Profile
+		paths, err := lazyPaths(m, st, []string{name})
+		if err == nil {
+			p, err = st.cache.Profile(paths[0])
+		} else {
+			p, err = readProfile(g, name)
+		}
+		if err != nil {
+			return err
+		}
+		if p == nil {
+			return &absentError{fmt.Sprintf("'%s' has no profile", name)}
+		}
+		wants = append(wants, p.Wants...)
+	}
+	if len(wants) == 0 {
+		return nil
+	}
+	before := st.Counts()
+	err := st.FetchAhead(ctx, wants)
+	n := st.Counts()
+	return errors.Join(err, g.out.println(fmt.Sprintf("%d files are wanted, %s have come", len(wants), size(uint64(n.Bytes-before.Bytes)))))
 }
 
 // lazyPaths reads arguments that name objects of a mount.

@@ -57,6 +57,7 @@ func runLazyServe(ctx context.Context, g *globals, o lazyServeOptions) (err erro
 	defer beside.Wait()
 	defer cancel()
 	beside.Go(func() { objects.Tell(ctx, conn) })
+	beside.Go(func() { objects.Learn(ctx) })
 	beside.Go(func() { st.cache.Maintain(ctx) })
 	beside.Go(func() {
 		if err := objects.AnswerControl(ctx, o.state); err != nil {

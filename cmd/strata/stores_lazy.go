@@ -44,7 +44,7 @@ func (c *config) openLazy(ctx context.Context, ref store.Reference) (_ *lazyStor
 	o := lazy.Options{
 		URI: ref.String(), Dir: c.storeDir(p), Mount: p.path("real", ""),
 		Keys: c.local.TrustedKeys, NoSignatures: !p.flag("require-sigs", c.local.RequireSigs),
-		Scope: c.lazyScope(p), Graduate: p.flag("graduate", false), NoListings: !p.flag("listings", true), Offline: p.flag("offline", false),
+		Scope: c.lazyScope(p), Graduate: p.flag("graduate", false), NoListings: !p.flag("listings", true), Offline: p.flag("offline", false), NoProfiles: !p.flag("profiles", true),
 		Patience: time.Duration(p.number("patience", 0)) * time.Second,
 		Account:  c.account,
 		Log:      c.log,

@@ -113,7 +113,7 @@ func (c *Cache) makePlaces() error {
 	case string(text) != version:
 		return fmt.Errorf("%w: '%s' is of version '%.20s'", ErrCacheVersion, c.o.Dir, strings.TrimSpace(string(text)))
 	}
-	for _, dir := range []string{objectsDir, infoDir, treesDir, listingsDir, pinsDir, fetchDir, tmpDir, usersDir, filesDir, partialDir} {
+	for _, dir := range []string{objectsDir, infoDir, treesDir, listingsDir, pinsDir, fetchDir, tmpDir, usersDir, filesDir, partialDir, profilesDir} {
 		if err := os.Mkdir(c.at(dir), 0o755); err != nil && !errors.Is(err, fs.ErrExist) {
 			return err
 		}
@@ -127,7 +127,7 @@ func (c *Cache) makePlaces() error {
 // ours tells whether a name is one of a cache.
 func ours(name string) bool {
 	switch name {
-	case objectsDir, infoDir, treesDir, listingsDir, pinsDir, fetchDir, tmpDir, usersDir, filesDir, partialDir, evictLock, tallyFile:
+	case objectsDir, infoDir, treesDir, listingsDir, pinsDir, fetchDir, tmpDir, usersDir, filesDir, partialDir, profilesDir, profilesLock, evictLock, tallyFile:
 		return true
 	}
 	return strings.HasPrefix(name, versionFile)

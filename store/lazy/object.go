@@ -76,15 +76,36 @@ func (ob *object) readAt(ctx context.Context, node uint32, p []byte, off int64) 
 		return 0, nil
 	}
 	p = p[:min(int64(len(p)), size-off)]
+	if r := ob.o.recorder; r != nil && r.note(ob, node) {
+		select {
+		case ob.o.starts <- ob.info.Path:
+		default: // so many at once are no start-up
+		}
+	}
+	var waits func()
+	wait := func() {
+		if waits == nil {
+			waits = ob.o.gate.wait()
+		}
+	}
+	defer func() {
+		if waits != nil {
+			waits()
+		}
+	}()
 	for range 3 { // it may be evicted as soon as it has come
 		if n, ok, err := ob.readStream(ctx, node, p, off); ok {
 			return n, err
+		}
+		if !ob.verified.Load() {
+			wait()
 		}
 		err := ob.verify(ctx)
 		if err == nil {
 			var n int
 			n, err = ob.readHere(ctx, node, p, off)
 			if errors.Is(err, errAbsent) {
+				wait()
 				n, err = ob.readPart(ctx, node, p, off)
 			}
 			if err == nil || !errors.Is(err, errWhole) {

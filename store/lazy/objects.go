@@ -28,6 +28,10 @@ type Objects struct {
 
 	spoilt []uint64 // nodes of which the kernel must forget the contents
 
+	gate     gate
+	recorder *recorder           // nil: nothing is learnt
+	starts   chan storepath.Path // objects that are read for the first time
+
 	changed chan struct{} // something new is known
 
 	since             time.Time
@@ -50,6 +54,9 @@ func (s *Store) Objects(state string) (*Objects, error) {
 	}
 	o := &Objects{s: s, fetch: newFetcher(s), numbers: n, loaded: map[uint64]*object{}, changed: make(chan struct{}, 1), since: time.Now()}
 	o.fetch.spoilt = o.forget
+	if !s.o.NoProfiles {
+		o.recorder, o.starts = newRecorder(), make(chan storepath.Path, 64)
+	}
 	return o, nil
 }
 

@@ -37,6 +37,8 @@ type Options struct {
 	// NoListings takes trees from NARs and indexes only, and not from listings, which nobody
 	// has signed.
 	NoListings bool
+	// NoProfiles neither notes the order in which files are read, nor fetches ahead by it.
+	NoProfiles bool
 	// Offline asks no origin anything. What is here is valid as far as it can be
 	// believed, and nothing else.
 	Offline bool

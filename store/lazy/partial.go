@@ -225,6 +225,14 @@ func (pt *partial) plan(i int) *pieceJob {
 	} else {
 		pt.window = 0
 	}
+	j := pt.jobOf(from, to)
+	pt.expected = to
+	return j
+}
+
+// jobOf makes a job of the chunks of a part of the NAR that are neither here nor on their way. pt.mu is
+// held.
+func (pt *partial) jobOf(from, to int64) *pieceJob {
 	j := &pieceJob{arrived: map[int]chan struct{}{}, done: make(chan struct{})}
 	for n := range pt.x.Contents.Within(from, to) {
 		if pt.hasLocked(n) || pt.jobs[n] != nil {
@@ -234,9 +242,11 @@ func (pt *partial) plan(i int) *pieceJob {
 		j.arrived[n] = make(chan struct{})
 		pt.jobs[n] = j
 	}
+	if len(j.chunks) == 0 {
+		return j
+	}
 	first, last := pt.x.Contents.Chunk(j.chunks[0]), pt.x.Contents.Chunk(j.chunks[len(j.chunks)-1])
 	j.from, j.to = first.Nar, last.Nar+last.Size
-	pt.expected = to
 	return j
 }
 
