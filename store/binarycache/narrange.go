@@ -22,14 +22,14 @@ func (s *Store) OpenNarRange(ctx context.Context, x *fileindex.Index, off, size 
 	if off < 0 || size <= 0 || uint64(off) > x.NarSize || uint64(size) > x.NarSize-uint64(off) {
 		return nil, fmt.Errorf("no %d bytes at %d in the NAR of '%s'", size, off, x.Path)
 	}
-	info, err := s.narInfo(store.WithAnswerAge(ctx, store.AnswerAge{}), x.Path)
+	if s.whole.recent() {
+		return nil, s.onlyWhole(x)
+	}
+	info, err := s.infoFor(ctx, x)
 	if err != nil {
 		return nil, err
 	}
 	method := compress.Method(info.Compression)
-	if !s.rangeable(info, x) || s.whole.recent() {
-		return nil, s.onlyWhole(x)
-	}
 	from, length, skip := off, size, int64(0)
 	if method != compress.None {
 		from, length, skip = x.InFile(off, size)
@@ -47,6 +47,21 @@ func (s *Store) OpenNarRange(ctx context.Context, x *fileindex.Index, off, size 
 	}
 	part := &exactly{r: plain, skip: skip, left: size}
 	return &partReader{part, func() error { return errors.Join(body.Close(), plain.Close()) }}, nil
+}
+
+// infoFor finds the narinfo of the file that an index is about. One that is remembered may be of a file that was
+// there before.
+func (s *Store) infoFor(ctx context.Context, x *fileindex.Index) (*narinfo.NarInfo, error) {
+	ctx = store.WithAnswerAge(ctx, store.AnswerAge{})
+	info, err := s.narInfo(ctx, x.Path)
+	if err == nil && !s.rangeable(info, x) && info.URL != x.URL {
+		s.forget(ctx, x.Path)
+		info, err = s.narInfo(ctx, x.Path)
+	}
+	if err == nil && !s.rangeable(info, x) {
+		return nil, s.onlyWhole(x)
+	}
+	return info, err
 }
 
 // rangeable tells whether the cache has the file that an index is about, in a form that can be

@@ -35,6 +35,13 @@ func crashChild(at string) {
 	}
 	crashpoint.KillAt(n, nil)
 	in := os.Getenv(crashIn)
+	if os.Getenv(crashParts) != "" {
+		if err := partsChild(in); err != nil {
+			fmt.Fprintln(os.Stderr, err)
+			os.Exit(1)
+		}
+		os.Exit(0)
+	}
 	st, c, err := openAt(in)
 	if err == nil {
 		var all []storepath.Path
