@@ -5,6 +5,8 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"runtime"
+	"strings"
 	"sync"
 
 	"github.com/strata-nix/strata/activity"
@@ -197,7 +199,7 @@ func (t *transfer) runParallel(ctx context.Context, act *activity.Activity, im s
 	var copied, failed uint64
 	return im.Import(ctx, imports, store.ImportOptions{
 		AddOptions: ao,
-		Jobs:       t.jobs,
+		Jobs:       t.parallel(),
 		Done: func(i int, _ *store.Offer, err error) {
 			if err != nil {
 				failed++
@@ -208,6 +210,15 @@ func (t *transfer) runParallel(ctx context.Context, act *activity.Activity, im s
 			act.Progress(copied, uint64(len(imports)), 0, failed)
 		},
 	})
+}
+
+// parallel is how many objects are copied at once. Those of a directory on this machine
+// keep nobody waiting: more at once than processors can work at take only memory.
+func (t *transfer) parallel() int {
+	if t.jobs == 0 && strings.HasPrefix(t.src.URI(), "file:") {
+		return 2 * runtime.GOMAXPROCS(0)
+	}
+	return t.jobs
 }
 
 // open begins to give the NAR of an object, and tells how far it is.
