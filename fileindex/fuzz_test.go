@@ -1,0 +1,94 @@
+package fileindex_test
+
+import (
+	"bytes"
+	"errors"
+	"testing"
+
+	"github.com/strata-nix/strata/fileindex"
+	"github.com/strata-nix/strata/nar"
+)
+
+// Whatever comes: an index that can be used without fear, and is printed as it was written, or ErrFormat.
+func FuzzParse(f *testing.F) {
+	f.Fuzz(func(t *testing.T, data []byte) {
+		s, err := fileindex.Parse(dir, "fuzz", data)
+		if err != nil {
+			if !errors.Is(err, fileindex.ErrFormat) {
+				t.Fatal(err)
+			}
+			return
+		}
+		x, err := s.Decode()
+		if err != nil {
+			if !errors.Is(err, fileindex.ErrFormat) {
+				t.Fatal(err)
+			}
+			return
+		}
+		c := x.Contents
+		at := int64(0)
+		for i := range c.Within(0, int64(c.NarSize())) {
+			k := c.Chunk(i)
+			if k.Nar < at || k.Size <= 0 || uint64(k.Nar+k.Size) > x.NarSize {
+				t.Fatalf("chunk %d: %+v after %d", i, k, at)
+			}
+			at = k.Nar + k.Size
+			if from, to := x.Span(k.Nar, k.Size); from > k.Nar || to < at {
+				t.Fatalf("chunk %d is not in its span", i)
+			}
+			if len(x.Frames) > 0 {
+				if from, length, skip := x.InFile(k.Nar, k.Size); from < 0 || length <= 0 || skip < 0 || uint64(from+length) > x.FileSize {
+					t.Fatalf("chunk %d is at %d, %d, %d", i, from, length, skip)
+				}
+			}
+		}
+		if c.Listing().Root == nil {
+			t.Fatal("no root")
+		}
+		again, err := x.Encode(dir)
+		if err != nil {
+			t.Fatal(err)
+		}
+		back, err := fileindex.Parse(dir, "again", again)
+		if err != nil || back.Header != s.Header || bytes.Contains(again, []byte("\nSig: ")) {
+			t.Fatalf("%v", err)
+		}
+	})
+}
+
+// Scan and the layout of the tree agree about every NAR that can be read.
+func FuzzScan(f *testing.F) {
+	f.Fuzz(func(t *testing.T, archive []byte) {
+		last := int64(0)
+		c, err := fileindex.Scan(bytes.NewReader(archive), func(off int64) {
+			if off <= last {
+				t.Fatalf("cut at %d after %d", off, last)
+			}
+			last = off
+		})
+		if err == nil && c.NarSize() > uint64(len(archive)) {
+			t.Fatal("a NAR that is longer than what it was read from")
+		}
+	})
+}
+
+func smallArchive(t testing.TB) []byte {
+	t.Helper()
+	var b bytes.Buffer
+	w := nar.NewWriter(&b)
+	for _, e := range []nar.Entry{
+		{Type: nar.TypeDirectory}, {Path: "a", Type: nar.TypeSymlink, Target: "b"}, {Path: "b", Type: nar.TypeRegular, Size: 5, Executable: true},
+	} {
+		if err := w.Next(e); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if _, err := w.Write([]byte("hello")); err != nil {
+		t.Fatal(err)
+	}
+	if err := w.Close(); err != nil {
+		t.Fatal(err)
+	}
+	return b.Bytes()
+}
