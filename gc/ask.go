@@ -72,13 +72,14 @@ func (g *asked) Find(p storepath.Path) int {
 	return -1
 }
 
-// FindBase implements Graph.
-func (g *asked) FindBase(name []byte) int {
-	p, err := storepath.ParseBase(string(name))
-	if err != nil {
-		return -1
+// FindBases implements Graph.
+func (g *asked) FindBases(names [][]byte, numbers []int32) {
+	for i, name := range names {
+		numbers[i] = -1
+		if p, err := storepath.ParseBase(string(name)); err == nil {
+			numbers[i] = int32(g.Find(p)) //nolint:gosec // a number of a node
+		}
 	}
-	return g.Find(p)
 }
 
 // add gives the number of a path, and whether it is new.

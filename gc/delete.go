@@ -5,11 +5,8 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
-	"os"
 	"slices"
 	"strings"
-
-	"golang.org/x/sys/unix"
 
 	"github.com/strata-nix/strata/activity"
 	"github.com/strata-nix/strata/internal/crashpoint"
@@ -28,26 +25,6 @@ func (c *collection) deleteDead(ctx context.Context) error {
 		return err
 	}
 	return c.deleteStrays(ctx, stray)
-}
-
-// strays are the entries of the store directory that are not valid paths and
-// that nobody holds on to.
-func (c *collection) strays(ctx context.Context) ([]string, error) {
-	dir, err := os.Open(c.Deletable)
-	if err != nil {
-		return nil, fmt.Errorf("listing the store directory: %w", err)
-	}
-	defer func() { _ = dir.Close() }()
-	var out []string
-	err = readDirents(int(dir.Fd()), nil, func(e dirent) error {
-		// A character device is OverlayFS's way to say that there is nothing.
-		if e.kind != unix.DT_CHR && c.graph.FindBase(e.name) < 0 && c.isStray(string(e.name)) {
-			out = append(out, string(e.name))
-		}
-		return ctx.Err()
-	})
-	slices.Sort(out)
-	return out, err
 }
 
 // isStray tells whether something that is not a valid path is garbage.

@@ -93,8 +93,10 @@ func (f *fake) Path(i int) storepath.Path { return path(f.names[i]) }
 func (f *fake) NarSize(i int) uint64      { return uint64(i) }
 func (f *fake) Row(i int) int64           { return int64(-i) }
 func (f *fake) Find(p storepath.Path) int { return slices.Index(f.names, p.Name()) }
-func (f *fake) FindBase(name []byte) int {
-	return slices.IndexFunc(f.names, func(n string) bool { return path(n).Base() == string(name) })
+func (f *fake) FindBases(names [][]byte, numbers []int32) {
+	for i, name := range names {
+		numbers[i] = int32(slices.IndexFunc(f.names, func(n string) bool { return path(n).Base() == string(name) }))
+	}
 }
 func (f *fake) References(i int) (r []int32) {
 	for _, c := range f.refs[f.names[i]] {

@@ -15,8 +15,9 @@ type Graph interface {
 	References(i int) []int32
 	// Find gives the number of a path, -1 if it is not there.
 	Find(p storepath.Path) int
-	// FindBase is Find for a name in the store directory, which need not be a path's.
-	FindBase(name []byte) int
+	// FindBases is Find for names in the store directory, which need not be paths'. It writes to
+	// numbers, which is as long, and may be called by several goroutines at once.
+	FindBases(names [][]byte, numbers []int32)
 	// NarSize of a path in bytes, 0 if it is not known.
 	NarSize(i int) uint64
 	// Row orders paths as the database has them. Those that lie together there are

@@ -9,8 +9,8 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// dirent is an entry of a directory as the kernel tells it. The name is gone with
-// the next entry.
+// dirent is an entry of a directory as the kernel tells it. The name is part of the
+// buffer that it was read into.
 type dirent struct {
 	name []byte
 	ino  uint64
@@ -28,15 +28,22 @@ func readDirents(fd int, buf []byte, f func(dirent) error) error {
 		buf = make([]byte, direntBuffer)
 	}
 	for {
-		n, err := unix.Getdents(fd, buf)
-		if err == unix.EINTR {
-			continue
-		}
+		n, err := getdents(fd, buf)
 		if err != nil || n == 0 {
-			return os.NewSyscallError("getdents", err)
+			return err
 		}
 		if err := decodeDirents(buf[:n], f); err != nil {
 			return err
+		}
+	}
+}
+
+// getdents reads a part of a directory; nothing is its end.
+func getdents(fd int, buf []byte) (int, error) {
+	for {
+		n, err := unix.Getdents(fd, buf)
+		if err != unix.EINTR {
+			return max(n, 0), os.NewSyscallError("getdents", err)
 		}
 	}
 }

@@ -65,8 +65,9 @@ func (g *Graph) NarSize(i int) uint64 {
 // Find gives the number of a path, -1 if it is not valid.
 func (g *Graph) Find(p storepath.Path) int { return g.paths.Find(p) }
 
-// FindBase is Find for the name of an object in the store directory, or of anything else.
-func (g *Graph) FindBase(name []byte) int { return g.paths.FindBase(name) }
+// FindBases is Find for names in the store directory, of objects or of anything else. It writes to
+// numbers, which is as long.
+func (g *Graph) FindBases(names [][]byte, numbers []int32) { g.paths.FindBases(names, numbers) }
 
 // References of a path. The slice belongs to the graph.
 func (g *Graph) References(i int) []int32 { return g.refs.of(i) }
@@ -115,8 +116,15 @@ func (db *DB) Graph(ctx context.Context) (*Graph, error) {
 // GraphWith reads it, but for what is not wanted.
 func (db *DB) GraphWith(ctx context.Context, o GraphOptions) (*Graph, error) {
 	var g *Graph
-	err := db.read(ctx, "reading the graph of references", func(c *conn) (err error) {
-		b := graphBuilder{db: db, ctx: ctx, c: c, g: &Graph{}, withSizes: !o.NoSizes}
+	builder := func(c *conn) *graphBuilder {
+		return &graphBuilder{db: db, ctx: ctx, c: c, g: &Graph{}, withSizes: !o.NoSizes}
+	}
+	err := db.ask(ctx, "reading the graph of references", func(c *conn, v *view) error {
+		b := builder(c)
+		g = b.g
+		return b.fromPages(v)
+	}, func(c *conn) (err error) {
+		b := builder(c)
 		for _, step := range []func() error{b.readPaths, b.readRefs, b.readDetails, b.readOutputs, b.readRealised} {
 			if err := step(); err != nil {
 				return err
@@ -136,10 +144,16 @@ type graphBuilder struct {
 	g   *Graph
 
 	withSizes bool
+	dir       []byte  // with its slash
+	ids       []int64 // of rows, in the order of paths
 	nodes     nodesByRow
-	drvs      int    // how many derivations there are
-	settled   []bool // of nodes: the database has the path of an output; nil: of none
-	steps     int
+	referrer  struct { // whose references are being added
+		node int32
+		row  int64
+	}
+	drvs    int    // how many derivations there are
+	settled []bool // of nodes: the database has the path of an output; nil: of none
+	steps   int
 }
 
 func (b *graphBuilder) tick() error {
@@ -163,36 +177,51 @@ func (b *graphBuilder) readPaths() error {
 	if err != nil {
 		return err
 	}
-	ids := make([]int64, 0, rows)
-	b.g.paths.Grow(rows)
-	dir := []byte(string(b.db.o.Dir) + "/")
-	text := make([]byte, len(dir)+storepath.HashPartLen+1+storepath.MaxNameLen)
+	b.beginPaths(rows)
+	text := make([]byte, len(b.db.o.Dir)+1+storepath.HashPartLen+1+storepath.MaxNameLen)
 	err = b.c.query("select path, id from ValidPaths order by path", nil, func(s *sqlite.Stmt) error {
 		id := s.ColumnInt64(1)
-		base, ok := bytes.CutPrefix(text[:s.ColumnBytes(0, text)], dir)
-		if !ok || s.ColumnLen(0) > len(text) || b.g.paths.Append(base) != nil {
-			// It is spelled in another way, or wrong.
-			p, err := b.db.scanPath(s, "ValidPaths", rowKey(id))
-			if err == nil {
-				err = b.g.paths.Append([]byte(p.Base()))
-			}
-			if err != nil {
-				return err
-			}
-			base = []byte(p.Base())
+		if n := s.ColumnBytes(0, text); s.ColumnLen(0) <= len(text) && b.addPath(text[:n], id) {
+			return b.tick()
 		}
-		if bytes.HasSuffix(base, []byte(storepath.DerivationSuffix)) {
-			b.drvs++
+		// It is spelled in another way, or wrong.
+		p, err := b.db.scanPath(s, "ValidPaths", rowKey(id))
+		if err != nil {
+			return err
 		}
-		ids = append(ids, id)
+		if !b.addPath([]byte(b.db.o.Dir.Print(p)), id) {
+			return &RowError{Table: "ValidPaths", Key: rowKey(id)(), Err: storepath.ErrTableFull}
+		}
 		return b.tick()
 	})
-	if err != nil {
-		return err
+	if err == nil {
+		b.endPaths()
 	}
+	return err
+}
+
+func (b *graphBuilder) beginPaths(rows int) {
+	b.ids = make([]int64, 0, rows)
+	b.dir = []byte(string(b.db.o.Dir) + "/")
+	b.g.paths.Grow(rows)
+}
+
+// addPath adds a path in the order of paths, and tells whether it could.
+func (b *graphBuilder) addPath(text []byte, id int64) bool {
+	base, ok := bytes.CutPrefix(text, b.dir)
+	if !ok || b.g.paths.Append(base) != nil {
+		return false
+	}
+	if bytes.HasSuffix(base, []byte(storepath.DerivationSuffix)) {
+		b.drvs++
+	}
+	b.ids = append(b.ids, id)
+	return true
+}
+
+func (b *graphBuilder) endPaths() {
 	b.g.paths.Freeze()
-	b.g.rows, b.nodes = ids, newNodesByRow(ids)
-	return nil
+	b.g.rows, b.nodes = b.ids, newNodesByRow(b.ids)
 }
 
 // readRefs goes through the index of references, where those of one path stand
@@ -202,55 +231,74 @@ func (b *graphBuilder) readRefs() error {
 	if err != nil {
 		return err
 	}
-	refs := newEdges(b.g.Len())
-	refs.to = make([]int32, 0, rows)
-	node, row := int32(-1), int64(-1)
-	err = b.c.query("select referrer, reference from Refs order by referrer", nil, func(s *sqlite.Stmt) error {
-		from, to := s.ColumnInt64(0), s.ColumnInt64(1)
-		if from != row {
-			if node, row = b.nodes.of(from), from; node >= 0 {
-				refs.from[node] = uint32(len(refs.to)) //nolint:gosec // they would not fit into memory
-			}
+	b.beginRefs(rows)
+	return b.c.query("select referrer, reference from Refs order by referrer", nil, func(s *sqlite.Stmt) error {
+		if err := b.addRef(s.ColumnInt64(0), s.ColumnInt64(1)); err != nil {
+			return err
 		}
-		target := b.nodes.of(to)
-		if node < 0 || target < 0 {
-			// Something alive may look dead without it.
-			return &RowError{Table: "Refs", Key: fmt.Sprintf("%d, %d", from, to), Err: errNoSuchPath}
-		}
-		refs.to = append(refs.to, target)
-		refs.upTo[node] = uint32(len(refs.to)) //nolint:gosec // see above
 		return b.tick()
 	})
-	b.g.refs = refs
-	return err
+}
+
+func (b *graphBuilder) beginRefs(rows int) {
+	b.g.refs = newEdges(b.g.Len())
+	b.g.refs.to = make([]int32, 0, rows)
+	b.referrer.node, b.referrer.row = -1, -1
+}
+
+// addRef adds a reference. Those of one path come one after the other.
+func (b *graphBuilder) addRef(from, to int64) error {
+	refs, by := &b.g.refs, &b.referrer
+	if from != by.row {
+		if by.node, by.row = b.nodes.of(from), from; by.node >= 0 {
+			refs.from[by.node] = uint32(len(refs.to)) //nolint:gosec // they would not fit into memory
+		}
+	}
+	target := b.nodes.of(to)
+	if by.node < 0 || target < 0 {
+		// Something alive may look dead without it.
+		return &RowError{Table: "Refs", Key: fmt.Sprintf("%d, %d", from, to), Err: errNoSuchPath}
+	}
+	refs.to = append(refs.to, target)
+	refs.upTo[by.node] = uint32(len(refs.to)) //nolint:gosec // see above
+	return nil
 }
 
 // readDetails reads what only the rows have: sizes, and derivers if any of them can
 // be valid. A deriver that is no path is taken for an unknown one, as it keeps
 // nothing alive that way.
 func (b *graphBuilder) readDetails() error {
-	if b.drvs == 0 && !b.withSizes {
+	if !b.beginDetails() {
 		return nil
 	}
+	return b.c.query("select id, narSize, deriver from ValidPaths", nil, func(s *sqlite.Stmt) error {
+		b.addDetails(s.ColumnInt64(0), s.ColumnInt64(1), []byte(s.ColumnText(2)))
+		return b.tick()
+	})
+}
+
+// beginDetails tells whether there are any to be read.
+func (b *graphBuilder) beginDetails() bool {
 	if b.withSizes {
 		b.g.sizes = make([]uint64, b.g.Len())
 	}
 	if b.drvs > 0 {
 		b.g.derivers = make([]int32, b.g.Len())
 	}
-	return b.c.query("select id, narSize, deriver from ValidPaths", nil, func(s *sqlite.Stmt) error {
-		i := b.nodes.of(s.ColumnInt64(0))
-		if i < 0 {
-			return b.tick()
-		}
-		if b.withSizes {
-			b.g.sizes[i] = uint64(max(0, s.ColumnInt64(1)))
-		}
-		if b.drvs > 0 {
-			b.g.derivers[i] = b.find(s.ColumnText(2))
-		}
-		return b.tick()
-	})
+	return b.drvs > 0 || b.withSizes
+}
+
+func (b *graphBuilder) addDetails(id, narSize int64, deriver []byte) {
+	i := b.nodes.of(id)
+	if i < 0 {
+		return
+	}
+	if b.withSizes {
+		b.g.sizes[i] = uint64(max(0, narSize))
+	}
+	if b.drvs > 0 {
+		b.g.derivers[i] = b.find(deriver)
+	}
 }
 
 func (b *graphBuilder) readOutputs() error {
@@ -266,7 +314,7 @@ func (b *graphBuilder) readOutputs() error {
 				outputs.from[drv] = uint32(len(outputs.to)) //nolint:gosec // they would not fit into memory
 			}
 		}
-		if out := b.find(s.ColumnText(1)); drv >= 0 && out >= 0 {
+		if out := b.find([]byte(s.ColumnText(1))); drv >= 0 && out >= 0 {
 			outputs.to = append(outputs.to, out)
 		}
 		if drv >= 0 {
@@ -278,8 +326,17 @@ func (b *graphBuilder) readOutputs() error {
 	return err
 }
 
-func (b *graphBuilder) find(text string) int32 {
-	p, err := b.db.o.Dir.Parse(text)
+// find gives the node of a path, -1 if there is none.
+func (b *graphBuilder) find(text []byte) int32 {
+	if len(text) == 0 {
+		return -1
+	}
+	if base, ok := bytes.CutPrefix(text, b.dir); ok {
+		if i := b.g.paths.FindBase(base); i >= 0 {
+			return int32(i) //nolint:gosec // a number of a node
+		}
+	}
+	p, err := b.db.o.Dir.Parse(string(text)) // it may be spelled in another way
 	if err != nil {
 		return -1
 	}

@@ -14,6 +14,9 @@ type layout struct {
 	paths, pathIndex                uint32 // root pages: ValidPaths, its index of path
 	refs, refsIndex, referenceIndex uint32 // Refs, its indices of referrer and reference, of reference
 
+	outputs      uint32 // root page of DerivationOutputs, 0 if it is not as expected
+	realisations bool   // there are tables for them
+
 	width    int // columns of ValidPaths
 	at       [maxColumns]int
 	referrer int // which column of Refs it is
@@ -41,7 +44,7 @@ var columnNames = [numColumns]string{"path", "hash", "registrationTime", "derive
 func readLayout(c *conn) (*layout, error) {
 	l := new(layout)
 	roots := map[string]uint32{}
-	err := c.rows("select name, rootpage from sqlite_master where tbl_name in ('ValidPaths', 'Refs') and rootpage > 0", func(s *sqlite.Stmt) error {
+	err := c.rows("select name, rootpage from sqlite_master where tbl_name in ('ValidPaths', 'Refs', 'DerivationOutputs', 'Realisations') and rootpage > 0", func(s *sqlite.Stmt) error {
 		roots[s.ColumnText(0)] = uint32(s.ColumnInt64(1))
 		return nil
 	})
@@ -54,7 +57,10 @@ func readLayout(c *conn) (*layout, error) {
 	if err := l.readColumns(c); err != nil {
 		return nil, err
 	}
-	l.paths, l.refs = roots["ValidPaths"], roots["Refs"]
+	l.paths, l.refs, l.realisations = roots["ValidPaths"], roots["Refs"], roots["Realisations"] != 0
+	if columns, err := columnsOf(c, "DerivationOutputs"); err == nil && columns == "drv,id,path," {
+		l.outputs = roots["DerivationOutputs"]
+	}
 	for _, want := range []struct {
 		table, columns string
 		root           *uint32
@@ -96,11 +102,7 @@ func (l *layout) readColumns(c *conn) error {
 	if err != nil {
 		return err
 	}
-	columns := ""
-	err = c.rows("select name from pragma_table_xinfo('Refs') order by cid", func(s *sqlite.Stmt) error {
-		columns += s.ColumnText(0) + ","
-		return nil
-	})
+	columns, err := columnsOf(c, "Refs")
 	switch columns {
 	case "referrer,reference,":
 	case "reference,referrer,":
@@ -112,6 +114,15 @@ func (l *layout) readColumns(c *conn) error {
 		err = errUnseen
 	}
 	return err
+}
+
+// columnsOf lists the columns of a table, each with a comma behind it.
+func columnsOf(c *conn, table string) (columns string, err error) {
+	err = c.rows(fmt.Sprintf("select name from pragma_table_xinfo('%s') order by cid", table), func(s *sqlite.Stmt) error {
+		columns += s.ColumnText(0) + ","
+		return nil
+	})
+	return columns, err
 }
 
 // indexOf finds the index of all rows of a table by some columns, in the order in

@@ -85,8 +85,12 @@ func (t *Table) Freeze() {
 
 // slotOf is where a text with a hash is, or where it would be put.
 func slotOf[T string | []byte](t *Table, text T, hash uint64) int {
+	return slotFrom(t, text, int(hash)&(len(t.slots)-1)) //nolint:gosec // any bits do
+}
+
+// slotFrom is slotOf from a slot on.
+func slotFrom[T string | []byte](t *Table, text T, s int) int {
 	mask := len(t.slots) - 1
-	s := int(hash) & mask //nolint:gosec // any bits do
 	for t.slots[s] != 0 && t.text(int(t.slots[s])-1) != string(text) {
 		s = (s + 1) & mask
 	}
@@ -120,4 +124,50 @@ func (t *Table) FindBase(base []byte) int {
 		return -1
 	}
 	return int(t.slots[slotOf(t, base, maphash.Bytes(t.seed, base))]) - 1
+}
+
+// findAtOnce is how many texts are looked for side by side.
+const findAtOnce = 64
+
+// FindBases is FindBase for many at once, which takes a fraction of the time: memory that is far
+// away is waited for once for several. It writes to numbers, which is as long as bases.
+func (t *Table) FindBases(bases [][]byte, numbers []int32) {
+	for len(bases) > 0 {
+		n := min(findAtOnce, len(bases))
+		t.findSome(bases[:n], numbers[:n])
+		bases, numbers = bases[n:], numbers[n:]
+	}
+}
+
+// findSome does each step for all of them before the next one.
+func (t *Table) findSome(bases [][]byte, numbers []int32) {
+	if len(t.slots) == 0 {
+		for i := range numbers {
+			numbers[i] = -1
+		}
+		return
+	}
+	var slots [findAtOnce]int
+	var texts [findAtOnce]string
+	var alike [findAtOnce]bool
+	mask := len(t.slots) - 1
+	for i, b := range bases {
+		slots[i] = int(maphash.Bytes(t.seed, b)) & mask //nolint:gosec // any bits do
+	}
+	for i := range bases {
+		numbers[i] = t.slots[slots[i]] - 1
+	}
+	for i, n := range numbers {
+		if n >= 0 {
+			texts[i] = t.text(int(n))
+		}
+	}
+	for i, b := range bases {
+		alike[i] = len(texts[i]) > 0 && len(texts[i]) == len(b) && texts[i][0] == b[0]
+	}
+	for i, b := range bases {
+		if n := numbers[i]; n >= 0 && (!alike[i] || texts[i] != string(b)) {
+			numbers[i] = t.slots[slotFrom(t, b, slots[i])] - 1
+		}
+	}
 }

@@ -38,6 +38,22 @@ func TestTable(t *testing.T) {
 			t.Fatalf("%d: %s, found at %d", i, table.At(i), table.Find(p))
 		}
 	}
+	var bases [][]byte
+	for i := range n + 100 {
+		bases = append(bases, []byte(numbered(t, i).Base()))
+	}
+	bases = append(bases, nil, []byte("no path"))
+	numbers := make([]int32, len(bases))
+	table.FindBases(bases, numbers)
+	for i, got := range numbers {
+		if want := table.FindBase(bases[i]); int(got) != want {
+			t.Fatalf("%d of many is found at %d, and not at %d", i, got, want)
+		}
+	}
+	new(Table).FindBases(bases[:1], numbers)
+	if numbers[0] != -1 {
+		t.Error("something of many is in an empty table")
+	}
 	if got := max(table.Find(numbered(t, n)), table.FindBase([]byte("no path")), table.FindBase(nil)); got != -1 {
 		t.Errorf("what was never put in is at %d", got)
 	}

@@ -178,6 +178,38 @@ func TestEntriesOfAnIndex(t *testing.T) {
 	}
 }
 
+func TestAllEntriesOfAnIndex(t *testing.T) {
+	for _, size := range []int{512, 4096} {
+		_, root := open(t, size, samples...)
+		for _, name := range []string{"by_n", "by_name"} {
+			var all, scanned []int64
+			visit := func(to *[]int64) func(r btree.Record) (bool, error) {
+				return func(r btree.Record) (bool, error) {
+					var v [2]btree.Value
+					_, err := r.Columns(v[:])
+					*to = append(*to, v[1].Int)
+					var n [2]int64
+					if ok := r.Ints(n[:]); ok != (v[0].Kind == btree.Integer) || ok && (n[0] != v[0].Int || n[1] != v[1].Int) {
+						t.Errorf("%s: %v are read as %v, %t", name, v, n, ok)
+					}
+					return true, err
+				}
+			}
+			err := root(name).All(visit(&all))
+			if err = errors.Join(err, root(name).Scan(func(btree.Value) int { return 0 }, visit(&scanned))); err != nil || !slices.Equal(all, scanned) {
+				t.Errorf("page size %d: %s: %d entries, of which a scan has %d, %v", size, name, len(all), len(scanned), err)
+			}
+			if n, err := root(name).Len(); err != nil || n != len(all) || n == 0 {
+				t.Errorf("page size %d: %s has %d entries, and %d were counted, %v", size, name, len(all), n, err)
+			}
+			seen := 0
+			if err := root(name).All(func(btree.Record) (bool, error) { seen++; return seen < 7, nil }); err != nil || seen != 7 {
+				t.Errorf("it went on for %d entries, %v", seen, err)
+			}
+		}
+	}
+}
+
 func TestEntriesFromATextOn(t *testing.T) {
 	_, root := open(t, 512, samples...)
 	next := 4321
@@ -253,5 +285,11 @@ func FuzzTree(f *testing.F) {
 		_ = file.Tree(table).Rows(3, func(_ int64, r btree.Record) (bool, error) { return visit(r) })
 		_ = file.Tree(index).Scan(btree.Text("name 7"), visit)
 		_ = file.Tree(index).Scan(btree.Int(7), visit)
+		_, _ = file.Tree(index).Len()
+		_ = file.Tree(index).All(func(r btree.Record) (bool, error) {
+			var n [2]int64
+			_ = r.Ints(n[:])
+			return visit(r)
+		})
 	})
 }

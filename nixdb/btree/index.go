@@ -53,6 +53,47 @@ func (t Tree) Scan(in Range, visit func(r Record) (more bool, err error)) error 
 	return err
 }
 
+// All visits all entries of an index in order, until visit returns false. The record is good only
+// during the visit, which must not ask for pages.
+func (t Tree) All(visit func(r Record) (more bool, err error)) error {
+	_, err := t.f.all(t.root, &walk{left: t.f.src.Count()}, visit)
+	return err
+}
+
+// all does a part of All, and tells whether to go on.
+func (f *File) all(page uint32, w *walk, visit func(Record) (bool, error)) (more bool, err error) {
+	if !w.enter() {
+		return false, errCircle
+	}
+	defer w.leave()
+	d, err := f.node(page, false)
+	for i := 0; err == nil; i++ {
+		if d.kind.interior() {
+			child, err := d.child(i)
+			if err != nil {
+				return false, err
+			}
+			if more, err := f.all(child, w, visit); err != nil || !more {
+				return more, err
+			}
+			if d, err = f.node(page, false); err != nil { // others have used its memory
+				return false, err
+			}
+		}
+		if i >= d.cells {
+			return true, nil
+		}
+		r, err := d.entry(i)
+		if err != nil {
+			return false, err
+		}
+		if more, err := visit(r); err != nil || !more {
+			return more, err
+		}
+	}
+	return false, err
+}
+
 // scan does a part of Scan, and tells whether to go on.
 func (f *File) scan(page uint32, in Range, w *walk, visit func(Record) (bool, error)) (more bool, err error) {
 	if !w.enter() {

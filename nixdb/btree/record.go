@@ -57,6 +57,38 @@ func (r Record) Columns(dst []Value) (int, error) {
 	return len(dst), nil
 }
 
+// Ints decodes the first columns into dst if they are integers, which takes less time than Columns
+// does. False means that they are not, or that the record makes no sense.
+func (r Record) Ints(dst []int64) bool {
+	size, n := varint(r)
+	if n == 0 || size > uint64(len(r)) || size < uint64(n) {
+		return false
+	}
+	header, body := r[n:size], r[size:]
+	if len(header) < len(dst) {
+		return false
+	}
+	for i := range dst {
+		code := header[i] // one byte: those of integers are small
+		switch {
+		case code >= 1 && code <= 6:
+			length := int(intLength[code])
+			if length > len(body) {
+				return false
+			}
+			dst[i], body = signed(body[:length]), body[length:]
+		case code == 8, code == 9:
+			dst[i] = int64(code - 8)
+		default:
+			return false
+		}
+	}
+	return true
+}
+
+// intLength is how many bytes an integer of a serial type takes.
+var intLength = [...]uint8{0, 1, 2, 3, 4, 6, 8}
+
 // decode reads a value and returns how many bytes it took.
 func (v *Value) decode(code uint64, b []byte) (int, error) {
 	length, err := lengthOf(code)
