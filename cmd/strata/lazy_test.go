@@ -33,6 +33,12 @@ func newLazyWorld(t *testing.T, names ...string) *lazyWorld {
 	t.Helper()
 	testenv.FUSE(t)
 	dir, registration := testenv.Corpus(t)
+	return newLazyWorldOf(t, dir, registration, names...)
+}
+
+// newLazyWorldOf makes one of other objects than the small corpus; without names of all of them.
+func newLazyWorldOf(t *testing.T, dir, registration string, names ...string) *lazyWorld {
+	t.Helper()
 	w := &lazyWorld{t: t, dir: testenv.Scratch(t), corpus: filepath.Join(dir, "nix/store")}
 	source := "local?" + url.Values{"real": {w.corpus}, "state": {w.path("state")}}.Encode()
 	load := w.command("load-db", "--store", source)
@@ -46,8 +52,19 @@ func newLazyWorld(t *testing.T, names ...string) *lazyWorld {
 		t.Fatalf("%v: %s", err, out)
 	}
 	args := []string{"push", "--store", source, "file://" + w.path("from") + "?compression=zstd&write-nar-listing=true"}
-	for _, name := range names {
-		args = append(args, "/nix/store/"+w.object(name))
+	if len(names) == 0 {
+		names = []string{""} // each of which is a part
+		all, err := filepath.Glob(filepath.Join(w.corpus, "*-*"))
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, o := range all {
+			args = append(args, "/nix/store/"+filepath.Base(o))
+		}
+	} else {
+		for _, name := range names {
+			args = append(args, "/nix/store/"+w.object(name))
+		}
 	}
 	w.run(args...)
 	infos, err := filepath.Glob(w.path("from/*.narinfo"))
@@ -66,6 +83,19 @@ func (w *lazyWorld) path(name string) string { return filepath.Join(w.dir, name)
 
 // uri is the binary cache.
 func (w *lazyWorld) uri() string { return "file://" + w.path("from") + "?trusted=true" }
+
+// mountFrom is mount with other caches.
+func (w *lazyWorld) mountFrom(at string, env []string, from ...string) *testenv.Process {
+	w.t.Helper()
+	if err := os.MkdirAll(at, 0o755); err != nil {
+		w.t.Fatal(err)
+	}
+	cmd := w.command(append(append([]string{"lazy", "mount", "--cache", w.path("cache")}, from...), at)...)
+	cmd.Env = append(cmd.Env, env...)
+	p := testenv.Start(w.t, cmd)
+	w.until("the mount is ready", func() bool { return strings.Contains(p.Output(), "ready: ") })
+	return p
+}
 
 // object completes the name of an object of the corpus.
 func (w *lazyWorld) object(name string) string {

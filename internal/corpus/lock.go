@@ -35,6 +35,9 @@ var benchList string
 //go:embed bench.lock
 var benchLock string
 
+//go:embed programs.txt
+var programsList string
+
 // SmallSuites are those of the small corpus: released ones, whose package files
 // stay in the archive.
 var SmallSuites = []string{"bookworm", "trixie"}
@@ -56,6 +59,10 @@ func BenchNames() []string { return readList(benchList) }
 
 // Bench are the pinned packages of the corpus for benchmarks.
 func Bench() ([]Pin, error) { return ReadLock(strings.NewReader(benchLock)) }
+
+// ProgramsNames are the names of packages with programs that tests run. They are of
+// the suites of the corpus for benchmarks.
+func ProgramsNames() []string { return readList(programsList) }
 
 // readList splits a list of names; "#" begins a comment.
 func readList(text string) []string {

@@ -142,6 +142,7 @@ func lock(ctx context.Context, name string, args []string) error {
 	}
 	small := flags.Bool("small", false, "pin the packages of the small corpus")
 	bench := flags.Bool("bench", false, "pin the packages of the corpus for benchmarks")
+	programs := flags.Bool("programs", false, "pin the packages of programs that tests run")
 	out := flags.String("o", "-", "lock `file` (-: standard output)")
 	flags.Parse(args)
 	names, suites := corpus.Full(), corpus.Suites
@@ -150,6 +151,8 @@ func lock(ctx context.Context, name string, args []string) error {
 		names, suites = corpus.SmallNames(), corpus.SmallSuites
 	case *bench:
 		names, suites = corpus.BenchNames(), corpus.BenchSuites
+	case *programs:
+		names, suites = corpus.ProgramsNames(), corpus.BenchSuites
 	}
 	pins, err := corpus.Choose(ctx, a, names, suites)
 	if err != nil {
