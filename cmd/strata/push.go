@@ -21,6 +21,7 @@ type pushOptions struct {
 	keyFiles    []string
 	compression string
 	level       string
+	lazy        bool
 	jobs        int
 	dryRun      bool
 	json        bool
@@ -37,7 +38,8 @@ for many paths at a time. Each path that was uploaded is printed when it and all
 that it refers to can be had from there.
 
 The paths come from the store of --store. The cache's URI may have parameters,
-such as write-nar-listing=true; the flags below win over them.`,
+such as write-nar-listing=true; the flags below win over them. --lazy is short for
+seekable=true and write-file-index=true, and needs zstd, its default, or none.`,
 		Example: `  strata push --key-file cache.secret 's3://my-cache?region=eu-central-1' ./result
   strata push --compression zstd --jobs 32 file:///srv/cache /run/current-system`,
 		Args: someArgs,
@@ -47,6 +49,7 @@ such as write-nar-listing=true; the flags below win over them.`,
 	f.StringArrayVarP(&o.keyFiles, "key-file", "k", nil, "sign with the secret key in `FILE`; may be repeated")
 	f.StringVar(&o.compression, "compression", "", "compress NARs by `METHOD`: none, xz, zstd, gzip, bzip2 or br (default xz)")
 	f.StringVar(&o.level, "compression-level", "", "compress so hard, by the method's own `NUMBER`")
+	f.BoolVar(&o.lazy, "lazy", false, "let lazy stores read single files: write signed file indexes, and zstd that can be entered anywhere")
 	f.IntVarP(&o.jobs, "jobs", "j", 0, "upload `N` objects at once (default 16)")
 	f.BoolVar(&o.noClosure, "no-closure", false, "upload nothing but the paths themselves")
 	f.BoolVar(&o.all, "all", false, "upload all paths of the store")
@@ -72,6 +75,9 @@ func (o pushOptions) cache(uri string) (string, error) {
 			return "", &usageError{err}
 		}
 		ref.Params["compression"] = []string{o.compression}
+	}
+	if o.lazy {
+		ref.Params["seekable"], ref.Params["write-file-index"] = []string{"true"}, []string{"true"}
 	}
 	if o.level != "" {
 		if _, err := strconv.Atoi(o.level); err != nil {
