@@ -221,6 +221,31 @@ func Classes() []*Class {
 			Consequence: "They do no harm; the next garbage collection deletes them.",
 			Repair:      "they are deleted",
 			whole:       findTemporaryRootsOfDead, mend: mendTemporaryRoots,
+		}, {
+			Code: CacheObjectModified, Severity: Damage,
+			Title:       "an object in the cache of a lazy lower is not the one that was fetched",
+			Consequence: "Programs may do anything.",
+			Repair:      "it is dropped, and fetched again when it is read",
+		}, {
+			Code: CacheFileModified, Severity: Disorder, // whoever uses it compares it first
+			Title:       "a file that objects in the cache of a lazy lower share has other contents than its name says",
+			Consequence: "It takes space for nothing.",
+			Repair:      "it is deleted",
+		}, {
+			Code: CacheRecordDamaged, Severity: Damage,
+			Title:       "what the cache of a lazy lower has noted cannot be understood",
+			Consequence: "Objects are fetched that are here, or cannot be evicted.",
+			Repair:      "it is made again, or deleted",
+		}, {
+			Code: CacheMetadataWrong, Severity: Disorder,
+			Title:       "an object in the cache of a lazy lower has another mode or time than objects have",
+			Consequence: "Somebody may be able to change it, or somebody not to read it.",
+			Repair:      "modes and times are set",
+		}, {
+			Code: CacheLeftover, Severity: Disorder,
+			Title:       "something in the cache of a lazy lower belongs to nothing",
+			Consequence: "It takes space until something is evicted.",
+			Repair:      "it is deleted",
 		},
 	}
 }

@@ -45,6 +45,11 @@ const (
 	TemporaryRootsOfDead Code = "temporary-roots-of-dead"
 	RootDangling         Code = "root-dangling"
 	LeaseDangling        Code = "lease-dangling"
+	CacheObjectModified  Code = "cache-object-modified"
+	CacheFileModified    Code = "cache-file-modified"
+	CacheRecordDamaged   Code = "cache-record-damaged"
+	CacheMetadataWrong   Code = "cache-metadata-wrong"
+	CacheLeftover        Code = "cache-leftover"
 )
 
 // Severity says how much a finding matters.

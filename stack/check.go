@@ -7,9 +7,12 @@ import (
 	"log/slog"
 	"os"
 	"path/filepath"
+	"slices"
+	"strconv"
 
 	"github.com/strata-nix/strata/check"
 	"github.com/strata-nix/strata/store"
+	"github.com/strata-nix/strata/store/lazy"
 	"github.com/strata-nix/strata/store/overlay"
 )
 
@@ -19,6 +22,8 @@ type CheckUp struct {
 	close  func() error
 	// lost are findings that there are before anything can be looked at.
 	lost []*check.Finding
+	// caches are those of lazy lowers.
+	caches []func(check.Options) check.Source
 }
 
 // checkedAt is where, in the upper's directory, a stack that is down is mounted while it
@@ -131,10 +136,34 @@ func (c *CheckUp) take(st *overlay.Store, upperDir string, lowers []RunLower, op
 	for i, l := range lowers {
 		c.target.Layers[i+1].Name = l.Name
 		present[i] = PresentLower{RunLower: l, Store: open[i]}
+		c.takeCache(l.Name, i+1, open[i])
 	}
 	c.target.More = append(c.target.More, func(ctx context.Context, found func(*check.Finding)) error {
 		return compareLowers(ctx, upperDir, present, found)
 	})
+}
+
+// takeCache has the cache of a lazy lower checked.
+func (c *CheckUp) takeCache(name string, number int, open store.Store) {
+	kept, ok := store.As[interface{ Cache() *lazy.Cache }](open)
+	if !ok {
+		return
+	}
+	c.caches = append(c.caches, func(o check.Options) check.Source {
+		if o.Layers != nil && !slices.Contains(o.Layers, name) && !slices.Contains(o.Layers, strconv.Itoa(number)) {
+			return nil
+		}
+		return CacheSource(name, kept.Cache(), o.Contents)
+	})
+}
+
+// CacheSource looks for what is wrong with a cache of lazy objects, in the name of a layer.
+func CacheSource(layer string, c *lazy.Cache, contents bool) check.Source {
+	return func(ctx context.Context, found func(*check.Finding)) error {
+		return c.Check(ctx, contents, func(f *lazy.Flaw) {
+			found(&check.Finding{Code: check.Code(f.Kind), Layer: layer, Path: f.Path, Detail: f.Detail, Mend: f.Mend})
+		})
+	}
 }
 
 // compareLowers looks whether the lowers are those that the upper was made for.
@@ -180,7 +209,14 @@ func (c *CheckUp) Check(ctx context.Context, o check.Options) (*check.Report, er
 	if len(c.lost) > 0 {
 		return check.ReportOf(c.lost...), nil
 	}
-	return check.Run(ctx, c.target, o)
+	t := c.target
+	t.More = slices.Clone(t.More)
+	for _, source := range c.caches {
+		if look := source(o); look != nil {
+			t.More = append(t.More, look)
+		}
+	}
+	return check.Run(ctx, t, o)
 }
 
 // Close lets go of the stack, and takes it down if it was down.

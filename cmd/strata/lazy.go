@@ -28,7 +28,7 @@ are for a cache by itself, and for what is kept.`,
 		Args: noSubcommand,
 		RunE: func(cmd *cobra.Command, _ []string) error { return cmd.Help() },
 	}
-	cmd.AddCommand(newLazyMountCommand(g), newLazyPrefetchCommand(g), newLazyProfileCommand(g), newLazyStatusCommand(g), newLazyEvictCommand(g), newLazyKeepCommand(g), newLazyServeCommand(g))
+	cmd.AddCommand(newLazyMountCommand(g), newLazyPrefetchCommand(g), newLazyProfileCommand(g), newLazyStatusCommand(g), newLazyEvictCommand(g), newLazyCheckCommand(g), newLazyKeepCommand(g), newLazyServeCommand(g))
 	return cmd
 }
 

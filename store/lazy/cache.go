@@ -35,6 +35,8 @@ type CacheOptions struct {
 	MaxAge time.Duration
 	// MinFree is how many bytes are to stay free on the file system.
 	MinFree int64
+	// Untouched leaves what killed processes left as it is, to be looked at.
+	Untouched bool
 	// Log gets what is out of order; nil: nobody does.
 	Log *slog.Logger
 }
@@ -88,7 +90,9 @@ func OpenCache(o CacheOptions) (_ *Cache, err error) {
 	if c.objects, err = os.Open(c.at(objectsDir)); err != nil {
 		return nil, fmt.Errorf("cache of lazy objects: %w", err)
 	}
-	c.sweepStages()
+	if !o.Untouched {
+		c.sweepStages()
+	}
 	return c, nil
 }
 

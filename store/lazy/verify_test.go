@@ -18,7 +18,7 @@ import (
 )
 
 // change spoils a file of the cache, and hides that as well as one can.
-func change(t *testing.T, path string) {
+func change(t testing.TB, path string) {
 	t.Helper()
 	text, err := os.ReadFile(path)
 	if err != nil {
