@@ -153,11 +153,12 @@ func (j *journal) position(name string) (after storepath.Path, before amount, do
 }
 
 // suspects are objects that were not right when they were compared, to be looked at
-// again.
+// again. Those behind the position come anyway.
 func (j *journal) suspects(name string) (list []storepath.Path) {
 	l := j.layer(name)
+	after, _, done := j.position(name)
 	for _, text := range l.Suspects {
-		if p, err := storepath.ParseBase(text); err == nil {
+		if p, err := storepath.ParseBase(text); err == nil && (done || !after.IsZero() && storepath.Compare(p, after) <= 0) {
 			list = append(list, p)
 		}
 	}
