@@ -45,11 +45,13 @@ func logFinding(ctx context.Context, f *Finding, repair bool) {
 	default:
 		level = activity.Info
 	}
-	if text == disappeared {
-		return // whether something refers to it turns out later
-	}
-	if text == "" {
+	switch {
+	case text == "":
 		text = f.Sentence()
+	case text == disappeared && f.Code == RowWithoutObject:
+		return // whether something refers to it turns out later
+	case text == disappeared:
+		text = fmt.Sprintf(text, f.Path) // it would not be needed otherwise
 	}
 	activity.Logf(ctx, level, "%s", text)
 }

@@ -10,6 +10,7 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"strings"
 	"testing"
 	"time"
 
@@ -17,6 +18,7 @@ import (
 	"zombiezen.com/go/sqlite"
 	"zombiezen.com/go/sqlite/sqlitex"
 
+	"github.com/strata-nix/strata/activity"
 	"github.com/strata-nix/strata/check"
 	"github.com/strata-nix/strata/internal/testenv"
 	"github.com/strata-nix/strata/nar"
@@ -390,10 +392,12 @@ func TestVerifyOfLayers(t *testing.T) {
 	}
 	c := newChecked(t)
 	must(t, testenv.RemoveAll(c.inLower(0, c.free)), os.WriteFile(filepath.Join(c.merged(), "foreign"), nil, 0o644))
+	var said errorLines
 	verify := func(repair, want bool) {
 		t.Helper()
+		said = nil
 		c.with(t, func(s *overlay.Store) {
-			damaged, err := s.Verify(t.Context(), store.VerifyOptions{CheckContents: true, Repair: repair})
+			damaged, err := s.Verify(activity.With(t.Context(), &said), store.VerifyOptions{CheckContents: true, Repair: repair})
 			if err != nil || damaged != want {
 				t.Errorf("damaged: %v, %v", damaged, err)
 			}
@@ -403,9 +407,26 @@ func TestVerifyOfLayers(t *testing.T) {
 	overwrite(t, filepath.Join(c.inLower(0, c.tree), "bin/x"), "bad")
 	must(t, testenv.RemoveAll(c.inLower(1, c.spare)), overlayfs.Refresh(t.Context(), c.merged()))
 	verify(false, true)
+	lost := "path '" + storepath.DefaultDir.Print(c.spare.Path()) + "' disappeared, but it still has valid referrers!"
+	changed := "path '" + storepath.DefaultDir.Print(c.tree.Path()) + "' was modified! expected hash"
+	if len(said) != 2 || said[0] != lost || !strings.HasPrefix(said[1], changed) {
+		t.Errorf("it said %q", said)
+	}
 	verify(true, false)
 	verify(false, false)
 	if _, err := os.Stat(filepath.Join(c.merged(), "foreign")); err != nil {
 		t.Error(err)
 	}
 }
+
+// errorLines are the errors among what is logged. One process at a time logs.
+type errorLines []string
+
+func (l *errorLines) Log(level activity.Level, text string) {
+	if level == activity.Error {
+		*l = append(*l, text)
+	}
+}
+func (*errorLines) Start(activity.Event)                                 {}
+func (*errorLines) Stop(uint64)                                          {}
+func (*errorLines) Result(uint64, activity.ResultType, []activity.Field) {}
