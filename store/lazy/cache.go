@@ -15,7 +15,6 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/strata-nix/strata/internal/flock"
-	"github.com/strata-nix/strata/nar"
 	"github.com/strata-nix/strata/storepath"
 )
 
@@ -234,7 +233,7 @@ func (c *Cache) sweepStages() {
 			continue
 		}
 		if ok, err := l.Try(flock.Exclusive); ok && err == nil {
-			_, _ = nar.RemoveTree(context.Background(), dir)
+			_ = c.removeObjects(context.Background(), dir)
 			c.uncounted()
 		}
 		_ = l.Close()

@@ -284,18 +284,11 @@ func (c *Cache) takeAway(ctx context.Context, going []held, out *Evicted) (gone 
 	if len(going) == 0 {
 		return nil, nil
 	}
-	trash, err := os.MkdirTemp(c.at(tmpDir), "evicted-")
-	if err != nil {
-		return nil, err
-	}
-	lock, err := flock.Open(filepath.Join(trash, stageLock))
+	trash, lock, err := c.workplace("evicted-")
 	if err != nil {
 		return nil, err
 	}
 	defer lock.Close()
-	if _, err := lock.Try(flock.Exclusive); err != nil {
-		return nil, err
-	}
 	var moved []held
 	for _, h := range going {
 		fetching := c.tryFetch(h.path)
@@ -338,12 +331,7 @@ func (c *Cache) takeAway(ctx context.Context, going []held, out *Evicted) (gone 
 		}
 		crashpoint.Reached("lazy: info removed")
 	}
-	alone := inodes(trash)
-	if _, err = nar.RemoveTree(context.WithoutCancel(ctx), trash); err == nil {
-		crashpoint.Reached("lazy: object removed")
-		c.sweepFiles(ctx, alone, false, time.Time{})
-	}
-	return gone, err
+	return gone, c.removeObjects(context.WithoutCancel(ctx), trash)
 }
 
 // discard takes an object away that is not what it should be, whoever uses it.
@@ -353,18 +341,11 @@ func (c *Cache) discard(ctx context.Context, p storepath.Path) error {
 		return err
 	}
 	defer fetching{l}.done()
-	trash, err := os.MkdirTemp(c.at(tmpDir), "damaged-")
-	if err != nil {
-		return err
-	}
-	lock, err := flock.Open(filepath.Join(trash, stageLock))
+	trash, lock, err := c.workplace("damaged-")
 	if err != nil {
 		return err
 	}
 	defer lock.Close()
-	if _, err := lock.Try(flock.Exclusive); err != nil {
-		return err
-	}
 	h := held{c: c, path: p, bytes: c.diskSizeOf(p)}
 	err = moveDir(c.at(objectsDir, p.Base()), filepath.Join(trash, p.Base()))
 	switch {

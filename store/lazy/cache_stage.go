@@ -42,19 +42,36 @@ const stageLock = ".lock"
 
 // newStage makes a place for an object.
 func (c *Cache) newStage(info *store.PathInfo) (*stage, error) {
-	dir, err := os.MkdirTemp(c.at(tmpDir), "")
+	dir, lock, err := c.workplace("")
 	if err != nil {
 		return nil, err
 	}
-	st := &stage{c: c, dir: dir, info: info}
-	if st.lock, err = flock.Open(filepath.Join(dir, stageLock)); err == nil {
-		_, err = st.lock.Try(flock.Exclusive)
+	return &stage{c: c, dir: dir, info: info, lock: lock}, nil
+}
+
+// workplace makes a directory in tmp, locked. Another process that looks for what is left over may
+// take one away between the two steps: then it is made again.
+func (c *Cache) workplace(pattern string) (dir string, lock *flock.Lock, err error) {
+	const attempts = 100
+	for range attempts {
+		if dir, err = os.MkdirTemp(c.at(tmpDir), pattern); err != nil {
+			return "", nil, err
+		}
+		if lock, err = flock.Open(filepath.Join(dir, stageLock)); errors.Is(err, fs.ErrNotExist) {
+			continue
+		}
+		if err != nil {
+			return "", nil, errors.Join(err, os.Remove(dir))
+		}
+		ours, err := lock.Try(flock.Exclusive)
+		if _, lerr := os.Lstat(filepath.Join(dir, stageLock)); ours && err == nil && lerr == nil {
+			return dir, lock, nil
+		}
+		if cerr := lock.Close(); err != nil || cerr != nil {
+			return "", nil, errors.Join(err, cerr)
+		}
 	}
-	if err != nil {
-		st.remove()
-		return nil, err
-	}
-	return st, nil
+	return "", nil, fmt.Errorf("making a directory in '%s': somebody removes it each time", c.at(tmpDir))
 }
 
 // object is where the object itself is.

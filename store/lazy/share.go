@@ -13,6 +13,8 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/strata-nix/strata/fileindex"
+	"github.com/strata-nix/strata/internal/crashpoint"
+	"github.com/strata-nix/strata/nar"
 )
 
 // share makes the files of a verified object those of the cache that are the same, and the others ones of the cache. What
@@ -110,22 +112,39 @@ func inodes(dir string) map[uint64]bool {
 	return set
 }
 
+// removeObjects removes a directory with objects, and the files that only they and the cache have: those first,
+// since of what is left of the directory somebody takes care if this process is killed.
+func (c *Cache) removeObjects(ctx context.Context, dir string) error {
+	if alone := inodes(dir); len(alone) > 0 {
+		c.sweepFiles(ctx, alone, false, time.Time{})
+		crashpoint.Reached("lazy: files of an object removed")
+	}
+	_, err := nar.RemoveTree(ctx, dir)
+	return err
+}
+
 // staleFile is for how long a file stays that is being written: longer than that takes.
 const staleFile = time.Hour
 
-// sweepFiles removes files of the cache that no complete object has: those with one of the inodes; all if all is set;
-// and those that were not read since old. It gives the bytes that were freed, and those that such files still take.
+// sweepFiles removes files of the cache: those with one of the inodes, which somebody else has besides; and of those that no complete object
+// has all, if all is set, and those that were not read since old. It gives the bytes that were freed, and those that such files still take.
 func (c *Cache) sweepFiles(ctx context.Context, of map[uint64]bool, all bool, old time.Time) (freed, left int64) {
 	_ = eachName(ctx, c.at(filesDir), func(some string) {
 		_ = eachName(ctx, c.at(filesDir, some), func(name string) {
 			path := c.at(filesDir, some, name)
 			var st unix.Stat_t
-			if unix.Lstat(path, &st) != nil || st.Nlink > 1 {
+			if unix.Lstat(path, &st) != nil {
+				return
+			}
+			if st.Nlink > 1 {
+				if st.Nlink == 2 && of[st.Ino] {
+					_ = os.Remove(path)
+				}
 				return
 			}
 			used := time.Unix(st.Atim.Unix())
 			fresh := strings.Contains(name, ".new-") && time.Since(used) < staleFile
-			if fresh || !(of[st.Ino] || all || used.Before(old)) || os.Remove(path) != nil {
+			if fresh || !(all || used.Before(old)) || os.Remove(path) != nil {
 				left += st.Blocks * 512
 				return
 			}
