@@ -23,10 +23,13 @@ const keptFile = "strata-kept"
 // maxKept bounds what is read of it.
 const maxKept = 64 << 20
 
-// readKept reads the list; without one it is empty.
-func (x *examination) readKept() (storepath.Set, error) {
+func (x *examination) readKept() (storepath.Set, error) { return ReadKept(x.StateDir) }
+
+// ReadKept reads from a state directory the list of objects of which the upper has a copy because a
+// lower's is damaged, whatever its database says. Without a list it is empty.
+func ReadKept(stateDir string) (storepath.Set, error) {
 	kept := storepath.Set{}
-	path := filepath.Join(x.StateDir, keptFile)
+	path := filepath.Join(stateDir, keptFile)
 	fi, err := os.Lstat(path)
 	if errors.Is(err, fs.ErrNotExist) {
 		return kept, nil

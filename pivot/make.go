@@ -3,6 +3,7 @@ package pivot
 import (
 	"cmp"
 	"context"
+	"path/filepath"
 	"slices"
 
 	"github.com/strata-nix/strata/activity"
@@ -163,6 +164,16 @@ func (m *maker) compareOne(ctx context.Context, i int, here, there *store.PathIn
 		return nil
 	}
 	m.where[i] = int16(where) //nolint:gosec // OverlayFS has 500 lowers at most
+	if same && m.is(i, own) && m.Kept.Has(there.Path) {
+		got, err := hashTree(ctx, filepath.Join(m.New[where].Dir, there.Path.Base()))
+		if err != nil {
+			return err
+		}
+		if got != here.NarHash {
+			m.set(i, other)
+			return nil
+		}
+	}
 	switch {
 	case same && (m.is(i, own) || slices.Equal(here.References, there.References)):
 		m.set(i, alike)

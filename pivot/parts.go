@@ -60,6 +60,9 @@ type Parts struct {
 	// Unreadable are objects that old lowers should have and that cannot be copied, with
 	// the reason.
 	Unreadable map[storepath.Path]error
+	// Kept are objects that the upper has because a lower's copy is damaged, whatever that
+	// one's database says.
+	Kept storepath.Set
 	// Roots are the upper's gc roots; nil: none.
 	Roots func(ctx context.Context) (Roots, error)
 	// StateDir is where links that are gc roots may be removed.

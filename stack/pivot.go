@@ -9,6 +9,7 @@ import (
 	"sync"
 	"time"
 
+	"github.com/strata-nix/strata/check"
 	"github.com/strata-nix/strata/gc"
 	"github.com/strata-nix/strata/nixdb"
 	"github.com/strata-nix/strata/overlayfs"
@@ -168,6 +169,9 @@ func (s *Stack) pivotParts(db *nixdb.DB, o PivotOptions) (pivot.Parts, error) {
 	}
 	if s.parts.Upper.Pool != nil && !s.parts.Upper.NoSubstitute {
 		p.Sources = s.pivotSources
+	}
+	if err == nil {
+		p.Kept, err = check.ReadKept(c.Upper.State)
 	}
 	return p, err
 }

@@ -13,7 +13,10 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/strata-nix/strata/activity"
+	"github.com/strata-nix/strata/check"
 	"github.com/strata-nix/strata/internal/crashpoint"
+	"github.com/strata-nix/strata/nar"
+	"github.com/strata-nix/strata/nixhash"
 	"github.com/strata-nix/strata/optimise"
 	"github.com/strata-nix/strata/overlayfs"
 	"github.com/strata-nix/strata/store"
@@ -155,6 +158,10 @@ func (s *Store) duplicates(ctx context.Context, paths []storepath.Path, out *Dup
 		out.Differ = append(out.Differ, paths[i])
 		activity.Warnf(ctx, "path '%s' is in the lower store with other contents; its copy in the upper layer stays", s.Dir().Print(paths[i]))
 	}
+	both, err = s.exceptKept(ctx, both, out)
+	if err != nil {
+		return nil, err
+	}
 	alike, err := s.alike(ctx, both)
 	for i, info := range both {
 		if alike[i] {
@@ -165,6 +172,44 @@ func (s *Store) duplicates(ctx context.Context, paths []storepath.Path, out *Dup
 		}
 	}
 	return dups, err
+}
+
+// exceptKept leaves out what a repair has put into the upper since the lower's is damaged, whatever
+// its database says, as long as it is.
+func (s *Store) exceptKept(ctx context.Context, infos []*store.PathInfo, out *Duplicates) ([]*store.PathInfo, error) {
+	kept, err := check.ReadKept(s.StateDir())
+	if err != nil || len(kept) == 0 {
+		return infos, err
+	}
+	var rest []*store.PathInfo
+	for _, info := range infos {
+		if kept.Has(info.Path) {
+			whole, err := s.lowerIsWhole(ctx, info)
+			if err != nil {
+				return nil, err
+			}
+			if !whole {
+				out.Differ = append(out.Differ, info.Path)
+				continue
+			}
+		}
+		rest = append(rest, info)
+	}
+	return rest, nil
+}
+
+// lowerIsWhole hashes the object that would show if the upper had none.
+func (s *Store) lowerIsWhole(ctx context.Context, info *store.PathInfo) (bool, error) {
+	below := s.lowers.showing(info.Path.Base())
+	if below == "" {
+		return false, nil
+	}
+	h := nixhash.SHA256.New()
+	err := nar.Dump(ctx, h, below)
+	if errors.Is(err, nar.ErrUnsupportedType) {
+		return false, nil
+	}
+	return nixhash.Sum(nixhash.SHA256, h) == info.NarHash, err
 }
 
 // alike tells of each object whether the lower that would show has a tree like the upper's.

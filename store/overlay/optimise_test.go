@@ -336,3 +336,34 @@ func TestOptimiseKilledAnywhere(t *testing.T) {
 		}
 	}
 }
+
+// What a repair has put into the upper since a lower's copy is damaged stays there for as long as that
+// is so, though the lower's looks the same from outside.
+func TestKeptObjectsAreNoDuplicates(t *testing.T) {
+	if !isolated(t) {
+		return
+	}
+	w := newWorld(t, 1, nil)
+	s := w.open(t)
+	dup := treeOf(t, "dup")
+	addTo(t, s, dup)
+	l := w.lower(t, w.lowers[0], false)
+	addTo(t, l, dup)
+	_ = l.Close()
+	file := filepath.Join(w.lowers[0], "nix/store", dup.Path().Base(), "large")
+	good, err := os.ReadFile(file)
+	must(t, err)
+	bad := slices.Clone(good)
+	bad[1] ^= 1
+	must(t, os.Chmod(file, 0o644), os.WriteFile(file, bad, 0o644), os.Chmod(file, 0o444))
+	must(t, os.WriteFile(filepath.Join(w.dir, "state/strata-kept"), []byte(dup.Path().Base()+"\n"), 0o644))
+	if out, err := s.OptimiseWith(t.Context(), optimise.Request{}); err != nil || out.Dropped != 0 {
+		t.Errorf("%+v, %v", out, err)
+	}
+	w.whole(t, dup)
+	must(t, os.Chmod(file, 0o644), os.WriteFile(file, good, 0o644), os.Chmod(file, 0o444))
+	if out, err := s.OptimiseWith(t.Context(), optimise.Request{}); err != nil || out.Dropped != 1 {
+		t.Errorf("when it is whole again: %+v, %v", out, err)
+	}
+	w.whole(t, dup)
+}
