@@ -18,6 +18,26 @@ type background struct {
 	wg     sync.WaitGroup
 
 	publishing sync.Mutex // held while it is found out what is used, and told
+
+	collected, leaned bell // what makes the owners of lowers be told sooner
+}
+
+// bell is rung when something has happened. The zero value is ready; who rings does not wait.
+type bell struct {
+	once sync.Once
+	c    chan struct{}
+}
+
+func (b *bell) rung() chan struct{} {
+	b.once.Do(func() { b.c = make(chan struct{}, 1) })
+	return b.c
+}
+
+func (b *bell) ring() {
+	select {
+	case b.rung() <- struct{}{}:
+	default:
+	}
 }
 
 // set puts other ones in the place of what there is.
@@ -82,6 +102,32 @@ const (
 	publishAgain   = time.Minute
 )
 
+// publishSoon after a collection of garbage that a client asked for, the owners of lowers are told
+// what is used now; several collections may come one after the other.
+const publishSoon = 2 * time.Second
+
+// restUntilPublication returns when the owners of lowers are to be told again: at the latest when that
+// is due, a minute after something was leaned on, so that a hold knows what of that was given up
+// again, and soon after a collection. It tells whether ctx goes on.
+func (s *Stack) restUntilPublication(ctx context.Context) bool {
+	due := time.NewTimer(s.nextPublication(ctx))
+	defer due.Stop()
+	leaned := s.background.leaned.rung()
+	for {
+		select {
+		case <-ctx.Done():
+			return false
+		case <-due.C:
+			return true
+		case <-leaned:
+			leaned = nil // once
+			due.Reset(min(publishAgain, s.nextPublication(ctx)))
+		case <-s.background.collected.rung():
+			return sleep(ctx, publishSoon)
+		}
+	}
+}
+
 // keepPublishing begins at once: who brings a stack up does not wait for it, as what
 // is leaned on already was told before, and what is new is told first.
 func (s *Stack) keepPublishing(ctx context.Context, others []told) {
@@ -96,7 +142,7 @@ func (s *Stack) keepPublishing(ctx context.Context, others []told) {
 			}
 			others = nil // the next start tries again
 		}
-		if !sleep(ctx, s.nextPublication(ctx)) {
+		if !s.restUntilPublication(ctx) {
 			return
 		}
 	}

@@ -161,6 +161,7 @@ func (s *Stack) lean(ctx context.Context, lower int, paths []storepath.Path) err
 		if h.lower != lower {
 			continue
 		}
+		s.background.leaned.ring()
 		if err := h.lean(ctx, paths); err != nil {
 			return err
 		}

@@ -7,9 +7,11 @@ import (
 	"strings"
 	"sync"
 	"testing"
+	"time"
 
 	"github.com/strata-nix/strata/internal/crashpoint"
 	"github.com/strata-nix/strata/lease"
+	"github.com/strata-nix/strata/store"
 	"github.com/strata-nix/strata/store/storetest"
 	"github.com/strata-nix/strata/storepath"
 )
@@ -123,4 +125,33 @@ func loud(to *strings.Builder) Parts {
 	p := parts()
 	p.Log = slog.New(slog.NewTextHandler(to, nil))
 	return p
+}
+
+// What a client's own collection frees is taken back from the owners of lowers without anybody asking.
+func TestCollectionsOfClientsAreTold(t *testing.T) {
+	inEach(t, func(t *testing.T, w *world) {
+		used := object(t, "used")
+		base := w.lower(t, "base", used)
+		mine := filepath.Join(w.optIn(t, base), "me")
+		c := w.config(t, base)
+		c.Consumer = "me"
+		s := w.up(t, c)
+		addTo(t, s.Store, object(t, "added", used.Path()))
+		if _, err := s.Publish(t.Context()); err != nil { // it is not fresh any more
+			t.Fatal(err)
+		}
+		if got := rootsIn(t, mine); len(got) != 1 {
+			t.Fatalf("registered: %q", got)
+		}
+		if _, err := s.Store.CollectGarbage(t.Context(), store.GCOptions{Action: store.DeleteDead, MaxFreed: store.NoLimit}); err != nil {
+			t.Fatal(err)
+		}
+		for end := time.Now().Add(time.Minute); len(rootsIn(t, mine)) > 0; {
+			if time.Now().After(end) {
+				t.Fatalf("still registered: %q", rootsIn(t, mine))
+			}
+			time.Sleep(20 * time.Millisecond)
+		}
+		w.takeDown(t, s)
+	})
 }

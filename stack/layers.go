@@ -77,7 +77,7 @@ func (s *Stack) openStore(ctx context.Context) error {
 	if o.URI == "" {
 		o.URI = c.URI()
 	}
-	st, err := overlay.Open(ctx, overlay.Options{Upper: o, UpperLayer: c.Upper.Layer, Lean: s.leans()}, s.lowers)
+	st, err := overlay.Open(ctx, overlay.Options{Upper: o, UpperLayer: c.Upper.Layer, Lean: s.leans(), Collected: s.background.collected.ring}, s.lowers)
 	if err != nil {
 		s.lowers = nil // closed by Open
 		return err

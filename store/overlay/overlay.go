@@ -63,6 +63,9 @@ type Options struct {
 	// that it did not lean on before; its error keeps that from happening. nil: nobody
 	// wants to know.
 	Lean func(ctx context.Context, lower int, paths []storepath.Path) error
+	// Collected is called when a collection of garbage has ended, whoever asked for it: the
+	// upper may lean on less. It must not wait for anything. nil: nobody wants to know.
+	Collected func()
 }
 
 // Store is an open layered store.
@@ -107,7 +110,7 @@ func open(ctx context.Context, o Options, ls lowers) (*Store, error) {
 		return nil, errors.New("a local-overlay store needs the setting 'upper-layer'")
 	}
 	s := &Store{opts: o, below: &below{lowers: ls}, stale: new(atomic.Bool), growth: &growth{known: ls.stamps()}, links: new(ownedLinks)}
-	l := local.Layering{Lower: showing{s}, Deletable: o.UpperLayer, Aside: s.aside, Remove: s.remove, Deleting: s.deleting, OwnLinks: s.ownLinks}
+	l := local.Layering{Lower: showing{s}, Deletable: o.UpperLayer, Aside: s.aside, Remove: s.remove, Deleting: s.collecting, OwnLinks: s.ownLinks}
 	if o.Lean != nil {
 		l.Lean = s.lean
 	}

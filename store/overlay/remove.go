@@ -16,12 +16,15 @@ import (
 	"github.com/strata-nix/strata/overlayfs"
 )
 
-// deleting brackets collections of the upper's garbage. Lower objects are never
+// collecting brackets collections of the upper's garbage. Lower objects are never
 // deleted, and count nothing; where they show instead, it is after one refresh for all.
-func (s *Store) deleting(ctx context.Context) (done func() error) {
+func (s *Store) collecting(ctx context.Context) (done func() error) {
 	end := s.noteRemoving(ctx)
 	return func() error {
 		defer end()
+		if s.opts.Collected != nil {
+			defer s.opts.Collected()
+		}
 		return s.refresh(context.WithoutCancel(ctx))
 	}
 }
