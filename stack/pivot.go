@@ -53,6 +53,9 @@ type PivotOptions struct {
 	// IgnoreProcesses does not copy what only running programs use. They go on with
 	// what they have open.
 	IgnoreProcesses bool `json:"ignoreProcesses,omitempty"`
+	// Rebuild has what neither old lowers nor substituters have built anew, as far as its
+	// derivation and what that needs are there.
+	Rebuild bool `json:"rebuild,omitempty"`
 	// DryRun plans, and does nothing.
 	DryRun bool `json:"dryRun,omitempty"`
 	// Wait is how long operations of clients may go on that are under way; DefaultWait

@@ -22,6 +22,20 @@ func MoveUpper(ctx context.Context, cfg Config, parts Parts, o PivotOptions) (re
 			return nil, errors.Join(r.errs...)
 		}
 	}
+	res, err = moveDown(ctx, cfg, parts, o)
+	var missing *pivot.MissingError
+	if !o.Rebuild || o.DryRun || !errors.As(err, &missing) {
+		return res, err
+	}
+	some, why := cfg.rebuildDown(ctx, parts, missing)
+	if !some {
+		return nil, errors.Join(err, why)
+	}
+	return moveDown(ctx, cfg, parts, o)
+}
+
+// moveDown is MoveUpper to the lowers of a configuration.
+func moveDown(ctx context.Context, cfg Config, parts Parts, o PivotOptions) (res *PivotResult, err error) {
 	lowers, err := cfg.findAll(ctx)
 	if err != nil {
 		return nil, err

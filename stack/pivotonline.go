@@ -148,7 +148,7 @@ func (m *move) plan(ctx context.Context) (*PivotResult, error) {
 	m.parts.Old = append(pivotLowers(present(s.found, s.lowers)), pivotLowers(present(m.old.found, m.old.stores))...)
 	// The mount shows what an old lower had also when its directory was replaced.
 	m.parts.Old = append(m.parts.Old, pivot.Lower{Name: mountedStore, Store: s.Store.DB(), Dir: s.Config.Mount})
-	if m.first, err = pivot.Make(ctx, m.parts, m.o.options()); err != nil {
+	if m.first, err = m.makePlan(ctx); err != nil {
 		return s.refused(res, err)
 	}
 	res.Plan = m.first.Report(s.Config.StoreDir)

@@ -36,7 +36,8 @@ either the lowers are looked at again, since an image may have been replaced.
 What the upper needs and the new lowers lack is copied up from the old ones first: whatever
 its own objects refer to, and whatever a gc root leads to. What a new lower has alike is
 dropped from the upper. What no lower has any more is fetched from substituters; if they do
-not have it either, nothing is done and it is listed.
+not have it either, nothing is done and it is listed; with --rebuild it is built anew, if
+its derivation and what that needs are there.
 
 Programs that run go on with what they have from the old lowers until they end, and clients
 wait for a moment. An interruption at any time does no harm: the next 'strata up' completes
@@ -59,6 +60,7 @@ a pivot that was committed and undoes another, as --continue and --rollback do.`
 	f.BoolVar(&o.OnlyLive, "only-live", false, "need only what gc roots lead to; what else leans on the old lowers goes")
 	f.BoolVar(&o.DropRoots, "drop-roots", false, "remove gc roots that lead to nothing in the new lowers, instead of copying that")
 	f.BoolVar(&o.DropMissing, "drop-missing", false, "drop what cannot be had any more, with all that refers to it")
+	f.BoolVar(&o.Rebuild, "rebuild", false, "build anew what neither a lower nor a substituter has any more")
 	f.BoolVar(&o.IgnoreProcesses, "ignore-processes", false, "do not copy what only running programs use")
 	f.DurationVar(&o.waitForClients, "wait", stack.DefaultWait, "how long operations of clients may go on that are under way")
 	f.BoolVar(&o.resume, "continue", false, "go on with a pivot that was interrupted")
@@ -243,7 +245,7 @@ func (o *pivotOptions) tell(g *globals, res *stack.PivotResult, cfg *stack.Confi
 		err = printPivot(g.out, res)
 	}
 	if res.Refused != "" {
-		return errors.Join(err, errors.New("the upper cannot be moved as it is: see --drop-missing and --old-lower"))
+		return errors.Join(err, errors.New("the upper cannot be moved as it is: see --rebuild, --drop-missing and --old-lower"))
 	}
 	if o.file != "" && len(o.lowers) > 0 && res.Done && cfg != nil {
 		g.log().Warn(fmt.Sprintf("'%s' has to name the new lowers, too, or the next 'strata up' with it moves the upper back", o.file))
