@@ -9,6 +9,7 @@ import (
 	"path/filepath"
 	"slices"
 	"strconv"
+	"strings"
 	"testing"
 
 	"github.com/strata-nix/strata/internal/crashpoint"
@@ -89,6 +90,10 @@ func pivotKilledAnywhere(t *testing.T, w *world, do string) {
 	s := w.up(t, old)
 	r.fill(t, s)
 	w.takeDown(t, s)
+	var nix *testenv.NixEnv
+	if do == "pivot" && strings.HasSuffix(t.Name(), "/root") { // once for each mark is enough
+		nix = stockLayered(t)
+	}
 	points := 0
 	for ; ; points++ {
 		var user *running
@@ -99,6 +104,9 @@ func pivotKilledAnywhere(t *testing.T, w *world, do string) {
 		}
 		at := w.child(t, do, points)
 		s = w.recover(t, r, at, points%2 == 0, old, next)
+		if nix != nil {
+			w.stockAgrees(t, nix, s)
+		}
 		if user != nil {
 			user.works()
 			user.end()

@@ -21,17 +21,20 @@ import (
 )
 
 // inEach runs a test with real mounts in a mount namespace of its own: once as
-// root and once in a user namespace.
+// root and once in a user namespace, at the same time: each is a process of its own, so that
+// nothing that comes after this call in a test may expect them to be over.
 func inEach(t *testing.T, test func(t *testing.T, w *world)) {
 	t.Helper()
 	if os.Geteuid() == 0 {
 		t.Run("root", func(t *testing.T) {
+			t.Parallel()
 			if testenv.Isolate(t, testenv.Namespace{}) {
 				test(t, newWorld(t))
 			}
 		})
 	}
 	t.Run("user", func(t *testing.T) {
+		t.Parallel()
 		if testenv.Isolate(t, testenv.Namespace{User: true}) {
 			test(t, newWorld(t))
 		}
@@ -54,7 +57,9 @@ func newWorld(t *testing.T) *world {
 		}
 		t.Cleanup(func() { _ = unix.Unmount(w.dir, unix.MNT_DETACH) })
 	}
-	t.Setenv(RuntimeEnv, w.path("run"))
+	if err := os.Setenv(RuntimeEnv, w.path("run")); err != nil { // this process is for one test
+		t.Fatal(err)
+	}
 	return w
 }
 
