@@ -1,14 +1,11 @@
 package main
 
 import (
-	"errors"
 	"fmt"
-	"maps"
 	"math/rand/v2"
 	"net/http"
 	"net/http/httptest"
 	"net/url"
-	"os"
 	"os/exec"
 	"path/filepath"
 	"slices"
@@ -19,94 +16,18 @@ import (
 	"testing"
 	"time"
 
-	"golang.org/x/sys/unix"
-
-	"github.com/strata-nix/strata/internal/mount"
 	"github.com/strata-nix/strata/internal/testenv"
 )
 
-// programs are what is run, in a system of which each package is an object of a store.
-var programs = map[string]string{
-	"python": `python3.13 -c '
-import argparse, ast, asyncio, base64, bz2, calendar, collections, concurrent.futures, configparser, contextlib, csv, ctypes
-import datetime, decimal, difflib, email.message, fractions, functools, glob, gzip, hashlib, html.parser, http.client, inspect
-import ipaddress, itertools, json, logging.config, lzma, mimetypes, multiprocessing, optparse, pathlib, pickle, platform, plistlib
-import pprint, queue, random, re, sched, secrets, shelve, shutil, sqlite3, ssl, statistics, string, subprocess, tarfile, tempfile
-import textwrap, threading, timeit, tokenize, traceback, typing, unittest.mock, urllib.request, uuid, wsgiref, xml.dom.minidom, zipfile
-import sys
-db = sqlite3.connect(":memory:")
-print(len(sys.modules), hashlib.sha256(json.dumps(sorted(sys.modules)).encode()).hexdigest(), db.execute("select 6*7").fetchone(), decimal.Decimal(2).sqrt())
-'`,
-	"git": `mkdir -p /tmp/r && cd /tmp/r && git init -q -b main . && for i in 1 2 3; do echo "line $i" >>file; git add file; git commit -q -m "commit $i"; done &&
-git log --format='%H %s' && git diff HEAD~2 && git repack -adq && git fsck --strict && git cat-file --batch-check --batch-all-objects`,
-	"perl": `perl -MPOSIX=floor -MData::Dumper -MList::Util=sum -MText::Wrap -MTime::Local -MFile::Find -MEncode -MStorable -MDigest::SHA=sha256_hex -e '
-$Data::Dumper::Sortkeys = 1; print Dumper({sum => sum(1..10), floor => floor(2.7), hash => sha256_hex(encode("UTF-8", "\x{e4}"))}), join(",", sort keys %INC), "\n"'`,
-	"vim": `cd /tmp && printf 'one\ntwo\nthree\n' >text && vim.tiny -u NONE -es -c '%s/o/0/ge' -c 'g/t/m0' -c wq text; cat text`,
-	"gcc": `cd /tmp && cat >p.c <<'X'
-#include <math.h>
-#include <stdio.h>
-#include <stdlib.h>
-#include <string.h>
-static int by(const void *a, const void *b) { return strcmp(*(char **)a, *(char **)b); }
-int main(void) { char *s[] = {"c", "a", "b"}; qsort(s, 3, sizeof *s, by); printf("%s%s%s %.6f\n", s[0], s[1], s[2], sqrt(2)); }
-X
-gcc-14 -O2 -Wall -o p p.c -lm && ./p && sha256sum p`,
-}
-
-// mergedRoot shows objects of a store directory, each the root of a Debian system, as one in which
-// programs run. It is to be written to, and goes with the test's mount namespace.
+// mergedRoot shows objects of a store directory as one system, which goes with the test.
 func mergedRoot(t *testing.T, store string, objects []string) string {
 	t.Helper()
-	base := testenv.Scratch(t)
-	if err := unix.Mount("tmpfs", base, "tmpfs", 0, "size=200m"); err != nil {
-		t.Fatal(err)
-	}
-	root, upper, work := filepath.Join(base, "root"), filepath.Join(base, "upper"), filepath.Join(base, "work")
-	for _, dir := range []string{root, work, upper, filepath.Join(upper, "tmp"), filepath.Join(upper, "dev")} {
-		if err := os.Mkdir(dir, 0o755); err != nil {
-			t.Fatal(err)
-		}
-	}
-	for _, dir := range []string{"bin", "lib", "lib64", "sbin"} {
-		if err := os.Symlink("usr/"+dir, filepath.Join(upper, dir)); err != nil {
-			t.Fatal(err)
-		}
-	}
-	fs, err := unix.Fsopen("overlay", unix.FSOPEN_CLOEXEC)
+	root, end, err := testenv.System(testenv.Scratch(t), store, objects)
 	if err != nil {
-		t.Fatal(err)
-	}
-	defer unix.Close(fs)
-	options := [][2]string{{"upperdir", upper}, {"workdir", work}}
-	if initial, err := mount.InitialUserNamespace(); err == nil && !initial {
-		options = append(options, [2]string{"userxattr", ""})
-	}
-	for _, o := range objects {
-		options = append(options, [2]string{"lowerdir+", filepath.Join(store, o)})
-	}
-	for _, o := range options {
-		if o[1] == "" {
-			err = errors.Join(err, unix.FsconfigSetFlag(fs, o[0]))
-		} else {
-			err = errors.Join(err, unix.FsconfigSetString(fs, o[0], o[1]))
-		}
-	}
-	if err = errors.Join(err, unix.FsconfigCreate(fs)); err != nil {
-		t.Fatal(err)
-	}
-	fd, err := unix.Fsmount(fs, unix.FSMOUNT_CLOEXEC, 0)
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer unix.Close(fd)
-	if err := unix.MoveMount(fd, "", unix.AT_FDCWD, root, unix.MOVE_MOUNT_F_EMPTY_PATH); err != nil {
-		t.Fatal(err)
-	}
-	if err := unix.Mount("/dev", filepath.Join(root, "dev"), "", unix.MS_BIND|unix.MS_REC, ""); err != nil {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() {
-		if err := unix.Unmount(base, unix.MNT_DETACH); err != nil {
+		if err := end(); err != nil {
 			t.Error(err)
 		}
 	})
@@ -114,20 +35,11 @@ func mergedRoot(t *testing.T, store string, objects []string) string {
 }
 
 // inRoot runs a program and gives all that it says.
-func inRoot(t *testing.T, root, script string) string {
+func inRoot(t *testing.T, root string, p *testenv.Program) string {
 	t.Helper()
-	cmd := exec.Command("/usr/bin/bash", "-c", "umask 022; "+script)
-	cmd.Path, cmd.Err = "/usr/bin/bash", nil
-	cmd.Dir = "/"
-	cmd.SysProcAttr = &syscall.SysProcAttr{Chroot: root}
-	cmd.Env = []string{
-		"PATH=/usr/bin:/usr/sbin", "HOME=/tmp", "LC_ALL=C.UTF-8", "PYTHONDONTWRITEBYTECODE=1", "PYTHONHASHSEED=0", "TERM=dumb",
-		"GIT_AUTHOR_NAME=a", "GIT_AUTHOR_EMAIL=a@b", "GIT_COMMITTER_NAME=a", "GIT_COMMITTER_EMAIL=a@b",
-		"GIT_AUTHOR_DATE=2000-01-01T00:00:00Z", "GIT_COMMITTER_DATE=2000-01-01T00:00:00Z",
-	}
-	out, err := cmd.CombinedOutput()
+	out, err := p.Command(root).CombinedOutput()
 	if err != nil {
-		t.Errorf("%.60s…: %v: %s", script, err, out)
+		t.Errorf("%s: %v: %s", p.Name, err, out)
 	}
 	return string(out)
 }
@@ -224,9 +136,9 @@ func TestProgramsOverHTTP(t *testing.T) {
 			_ = syscall.Kill(w.server(), syscall.SIGKILL) // if it has not been already
 		}
 	}()
-	for _, name := range slices.Sorted(maps.Keys(programs)) {
-		if got, want := inRoot(t, lazy, programs[name]), inRoot(t, plain, programs[name]); got != want || want == "" {
-			t.Errorf("%s says\n%s\nand should say\n%s", name, got, want)
+	for _, p := range testenv.ProgramList() {
+		if got, want := inRoot(t, lazy, &p), inRoot(t, plain, &p); got != want || want == "" {
+			t.Errorf("%s says\n%s\nand should say\n%s", p.Name, got, want)
 		}
 	}
 	close(stop)
@@ -238,8 +150,9 @@ func TestProgramsOverHTTP(t *testing.T) {
 	w.same(at, w.object("git-1"), w.object("python3.13-minimal"), w.object("perl-base"))
 	// Evicted under those who have it open, it comes again.
 	w.run("lazy", "evict", "--cache", w.path("cache"), "--all")
-	if got, want := inRoot(t, lazy, programs["vim"]), inRoot(t, plain, programs["vim"]); got != want {
-		t.Errorf("after the eviction vim says %q and should say %q", got, want)
+	again := testenv.ProgramList()[0]
+	if got, want := inRoot(t, lazy, &again), inRoot(t, plain, &again); got != want {
+		t.Errorf("after the eviction %s says %q and should say %q", again.Name, got, want)
 	}
 	if t.Failed() {
 		t.Log(p.Output())

@@ -54,14 +54,7 @@ func (w *world) measure(ctx context.Context, r row) (res result) {
 		res.Why = why
 		return res
 	}
-	pairs := w.o.Pairs
-	if r.long {
-		pairs = w.o.LongPairs
-	}
-	if r.pairs > 0 {
-		pairs = min(pairs, r.pairs)
-	}
-	for range pairs {
+	for range r.howOften(w.o) {
 		var a, b sample
 		var err error
 		if !r.alone {

@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"math"
 	"os"
 	"path/filepath"
 	"slices"
@@ -193,7 +194,7 @@ func (m *maker) objects() (string, error) {
 		if err != nil {
 			return "", err
 		}
-		return m.adopt("objects-small", small)
+		return m.adopt("objects-small", small, smokeBytes)
 	}
 	return m.cached("objects", func(ctx context.Context, dir string) error {
 		pins, err := corpus.Bench()
@@ -209,8 +210,17 @@ func (m *maker) objects() (string, error) {
 	})
 }
 
-// adopt makes an input of some objects that are there already, a closed set.
-func (m *maker) adopt(name, from string) (string, error) {
+// programs are real trees of packages with programs that run.
+func (m *maker) programs() (string, error) {
+	made, err := testenv.ProgramsCorpus(m.ctx, false, io.Discard)
+	if err != nil {
+		return "", err
+	}
+	return m.adopt("programs", made, math.MaxUint64)
+}
+
+// adopt makes an input of some objects that are there already, a closed set, as far as limit bytes go.
+func (m *maker) adopt(name, from string, limit uint64) (string, error) {
 	return m.cached(name, func(ctx context.Context, dir string) error {
 		made := filepath.Join(dir, storeDir, string(storepath.DefaultDir))
 		if err := os.MkdirAll(made, 0o755); err != nil {
@@ -227,7 +237,7 @@ func (m *maker) adopt(name, from string) (string, error) {
 			if err != nil {
 				return err
 			}
-			if size += info.NarSize; size > smokeBytes {
+			if size += info.NarSize; size > limit {
 				break // what comes first refers to nothing that comes later
 			}
 			reg = registration.Append(reg, storepath.DefaultDir, info)

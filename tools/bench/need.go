@@ -20,6 +20,8 @@ const (
 	needTrees   needKind = "trees"   // small objects
 	needEmpty   needKind = "empty"   // objects that are just directory entries
 	needObjects needKind = "objects" // real objects
+
+	needPrograms needKind = "programs" // real objects with programs that run
 )
 
 func (n need) String() string {
@@ -37,6 +39,8 @@ func (m *maker) make(n need) (dir string, err error) {
 		dir, err = m.trees(n.n, true)
 	case needObjects:
 		dir, err = m.objects()
+	case needPrograms:
+		dir, err = m.programs()
 	default:
 		err = fmt.Errorf("no input is called %s", n)
 	}

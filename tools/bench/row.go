@@ -63,6 +63,24 @@ type row struct {
 	alone bool
 }
 
+// fewPairs is for rows that are there to compare others with.
+const fewPairs = 3
+
+// howOften is how many pairs are run.
+func (r row) howOften(o options) int {
+	pairs := o.Pairs
+	if r.long {
+		pairs = o.LongPairs
+	}
+	if r.pairs > 0 {
+		pairs = min(pairs, r.pairs)
+	}
+	if r.wanted() == "" {
+		pairs = min(pairs, fewPairs)
+	}
+	return pairs
+}
+
 // families are the rows in the order of the table.
 var families = []struct {
 	name string
@@ -77,6 +95,7 @@ var families = []struct {
 	{"Check", checkRows},
 	{"Optimise", optimiseRows},
 	{"NAR", narRows},
+	{"Lazy lowers", lazyRows},
 }
 
 // allRows are the rows of all families in the order of the table.
