@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"os"
@@ -35,6 +36,9 @@ from a cache with the parameter trusted=true.
 This process keeps the mount, and another one serves it. That one may be killed
 or, by SIGHUP, replaced by one of a newer program: programs that use the mount wait
 for a moment and go on.
+
+As a service of systemd with FileDescriptorStoreMax, the mount stays when the service
+is restarted; programs wait meanwhile.
 
 With --socket, store clients learn there what is valid: Nix 2.34 can have it for a
 lower store, 'local-overlay://?lower-store=unix://PATH?real=DIR&…'.`,
@@ -85,28 +89,39 @@ func checkLazy(ctx context.Context, g *globals, ref store.Reference) error {
 	return st.Close()
 }
 
-// keepLazy mounts a lazy store and has it served until ctx ends.
+// keepLazy mounts a lazy store and has it served until ctx ends. If systemd keeps descriptors for us, the mount stays
+// then, for the next process.
 func keepLazy(ctx context.Context, g *globals, ref store.Reference, dir, socket string) error {
-	if err := os.MkdirAll(lazyPlaces(), 0o755); err != nil {
-		return err
-	}
-	state, err := os.MkdirTemp(lazyPlaces(), "mount-")
+	m, conn, err := storedMount(ref, dir)
 	if err != nil {
-		return err
+		g.log().Warn(err.Error())
 	}
-	defer os.RemoveAll(state) //nolint:errcheck // of a mount that is gone
-	conn, _, err := fusefs.Mount(fusefs.MountOptions{Target: dir, Name: "strata-lazy"})
-	if err != nil {
-		return err
+	after := conn != nil
+	if !after {
+		if m, conn, err = mountLazy(ref, dir); err != nil {
+			return err
+		}
 	}
 	defer conn.Close()
-	m := &lazyMount{Target: dir, Store: ref.String(), PID: os.Getpid(), state: state}
+	m.PID, m.Stored = os.Getpid(), false
+	if hasFDStore() {
+		if err := m.storeFD(conn); err != nil {
+			g.log().Warn(fmt.Sprintf("the mount will not outlive this process: %v", err))
+		} else {
+			m.Stored = true
+		}
+	}
+	stored := m.Stored
 	if err := m.write(); err != nil {
-		return errors.Join(err, unix.Unmount(dir, unix.UMOUNT_NOFOLLOW))
+		return errors.Join(err, unix.Unmount(dir, unix.UMOUNT_NOFOLLOW), os.RemoveAll(m.state))
 	}
 	ended, cancel := context.WithCancel(context.WithoutCancel(ctx))
 	defer cancel()
 	stop := context.AfterFunc(ctx, func() {
+		if stored {
+			cancel()
+			return
+		}
 		err := unix.Unmount(dir, unix.UMOUNT_NOFOLLOW)
 		if errors.Is(err, unix.EBUSY) {
 			g.log().Warn(fmt.Sprintf("'%s' is in use; it is detached, and served until nobody uses it any more", dir))
@@ -120,15 +135,70 @@ func keepLazy(ctx context.Context, g *globals, ref store.Reference, dir, socket 
 	defer stop()
 	replace := make(chan struct{}, 1)
 	forward(ended, unix.SIGHUP, replace)
+	if err := tellMounted(g, dir); err != nil {
+		return err
+	}
+	err = fusefs.Keep(ended, conn, fusefs.KeepOptions{
+		Command: g.lazyServeCommand(ref, m.state, socket), TakeOver: after, Replace: replace, Log: g.log(),
+	})
+	if stored && ctx.Err() != nil {
+		return err // the next process goes on
+	}
+	if stored {
+		err = errors.Join(err, m.dropFD())
+	}
+	return errors.Join(err, os.RemoveAll(m.state))
+}
+
+// mountLazy makes a mount, and the directory for what lasts as long as it.
+func mountLazy(ref store.Reference, dir string) (*lazyMount, *fusefs.Conn, error) {
+	if err := os.MkdirAll(lazyPlaces(), 0o755); err != nil {
+		return nil, nil, err
+	}
+	state, err := os.MkdirTemp(lazyPlaces(), "mount-")
+	if err != nil {
+		return nil, nil, err
+	}
+	if err := unmountDead(dir); err != nil {
+		return nil, nil, errors.Join(err, os.RemoveAll(state))
+	}
+	conn, _, err := fusefs.Mount(fusefs.MountOptions{Target: dir, Name: "strata-lazy"})
+	if err != nil {
+		return nil, nil, errors.Join(err, os.RemoveAll(state))
+	}
+	return &lazyMount{Target: dir, Store: ref.String(), state: state}, conn, nil
+}
+
+// unmountDead takes away a mount whose connection is gone for good, as a service leaves it that was
+// stopped while systemd kept its descriptors.
+func unmountDead(dir string) error {
+	var st unix.Stat_t
+	if err := unix.Stat(dir, &st); !errors.Is(err, unix.ENOTCONN) {
+		return nil //nolint:nilerr // mounting says what else is wrong
+	}
+	if err := unix.Unmount(dir, unix.UMOUNT_NOFOLLOW|unix.MNT_DETACH); err != nil {
+		return fmt.Errorf("unmounting '%s', which nobody serves any more: %w", dir, err)
+	}
+	states, _ := filepath.Glob(filepath.Join(lazyPlaces(), "mount-*")) // the pattern is right
+	for _, state := range states {
+		var m lazyMount
+		text, err := os.ReadFile(filepath.Join(state, lazyMountFile))
+		if err == nil && json.Unmarshal(text, &m) == nil && m.Stored && m.Target == dir && errors.Is(unix.Kill(m.PID, 0), unix.ESRCH) {
+			_ = os.RemoveAll(state)
+		}
+	}
+	return nil
+}
+
+// tellMounted says that the mount can be used.
+func tellMounted(g *globals, dir string) error {
+	if err := notifySystemd("READY=1", nil); err != nil {
+		g.log().Warn(err.Error())
+	}
 	if err := g.out.println(fmt.Sprintf("ready: %s", dir)); err != nil {
 		return err
 	}
-	if err := g.out.flush(); err != nil {
-		return err
-	}
-	return fusefs.Keep(ended, conn, fusefs.KeepOptions{
-		Command: g.lazyServeCommand(ref, state, socket), Replace: replace, Log: g.log(),
-	})
+	return g.out.flush()
 }
 
 // forward makes a signal known on a channel until ctx ends.

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"runtime/debug"
 	"sync"
 	"time"
 
@@ -23,6 +24,8 @@ type lazyServeOptions struct {
 const fuseFD = 3
 
 func runLazyServe(ctx context.Context, g *globals, o lazyServeOptions) (err error) {
+	// It runs as long as the machine, beside all else: memory is worth more than time here.
+	debug.SetGCPercent(50)
 	c, err := g.config()
 	if err != nil {
 		return err

@@ -21,8 +21,9 @@ import (
 // the file "mount.json".
 type lazyMount struct {
 	Target string `json:"target"`
-	Store  string `json:"store"` // its URI
-	PID    int    `json:"pid"`   // of who keeps it
+	Store  string `json:"store"`            // its URI
+	PID    int    `json:"pid"`              // of who keeps it
+	Stored bool   `json:"stored,omitempty"` // it goes on without the process, see storeFD
 	state  string // the directory
 }
 
@@ -55,6 +56,8 @@ func lazyMounts() ([]*lazyMount, error) {
 		}
 		if err := unix.Kill(m.PID, 0); err == nil || errors.Is(err, unix.EPERM) || m.ask(context.Background()) != nil {
 			all = append(all, m)
+		} else if m.Stored {
+			continue // the next process is on its way
 		} else if d.IsDir() {
 			_ = os.RemoveAll(m.state) // of a mount that nobody serves any more
 		} else {

@@ -42,7 +42,7 @@ var _ fusefs.Source = (*Objects)(nil)
 
 // maxTrees is how many bytes of trees are kept in memory. Others are read again when
 // the kernel asks about them.
-const maxTrees = 64 << 20
+const maxTrees = 24 << 20
 
 // Objects opens what a mount shows. state is a directory that belongs to the mount, and lasts as long
 // as it does: there is kept what the kernel was told, for whoever serves the mount next. The caller
