@@ -6,7 +6,6 @@ import (
 	"testing"
 
 	"github.com/strata-nix/strata/fileindex"
-	"github.com/strata-nix/strata/nar"
 )
 
 // Whatever comes: an index that can be used without fear, and is printed as it was written, or ErrFormat.
@@ -71,24 +70,4 @@ func FuzzScan(f *testing.F) {
 			t.Fatal("a NAR that is longer than what it was read from")
 		}
 	})
-}
-
-func smallArchive(t testing.TB) []byte {
-	t.Helper()
-	var b bytes.Buffer
-	w := nar.NewWriter(&b)
-	for _, e := range []nar.Entry{
-		{Type: nar.TypeDirectory}, {Path: "a", Type: nar.TypeSymlink, Target: "b"}, {Path: "b", Type: nar.TypeRegular, Size: 5, Executable: true},
-	} {
-		if err := w.Next(e); err != nil {
-			t.Fatal(err)
-		}
-	}
-	if _, err := w.Write([]byte("hello")); err != nil {
-		t.Fatal(err)
-	}
-	if err := w.Close(); err != nil {
-		t.Fatal(err)
-	}
-	return b.Bytes()
 }

@@ -46,7 +46,7 @@ func (pt *partial) tryGraduate(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	st.origin, st.tree = pt.x.URL, pt.x.Contents.Tree()
+	st.origin, st.tree = pt.source(), pt.x.Contents.Tree()
 	if err := pt.build(st); err != nil {
 		st.remove()
 		return err
@@ -69,6 +69,26 @@ func (pt *partial) tryGraduate(ctx context.Context) error {
 	pt.o.s.count.completed.Add(1)
 	c.added(-pt.stored())
 	return nil
+}
+
+// source is where the object comes from: who gave the last of its files, or, if all of them were here, one that
+// vouches for its index.
+func (pt *partial) source() string {
+	pt.mu.Lock()
+	from := pt.from
+	pt.mu.Unlock()
+	if from != "" {
+		return from
+	}
+	for _, o := range pt.o.s.o.Origins {
+		if from == "" || o.Trusted {
+			from = o.Store.URI()
+		}
+		if o.Trusted {
+			break
+		}
+	}
+	return from
 }
 
 // stored is what the files take that are counted with the object from now on.

@@ -5,7 +5,9 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"os"
 	"sync/atomic"
+	"time"
 
 	"github.com/strata-nix/strata/fileindex"
 	"github.com/strata-nix/strata/store"
@@ -91,6 +93,7 @@ func (s *Store) keptIndex(info *store.PathInfo) (*fileindex.Index, *fileindex.Si
 	if err != nil {
 		return nil, nil
 	}
+	_ = os.Chtimes(name, time.Time{}, time.Now()) // it is of use; at worst it goes sooner
 	return x, signed
 }
 

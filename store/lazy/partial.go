@@ -13,7 +13,6 @@ import (
 
 	"github.com/strata-nix/strata/compress"
 	"github.com/strata-nix/strata/fileindex"
-	"github.com/strata-nix/strata/fusefs"
 	"github.com/strata-nix/strata/store"
 )
 
@@ -33,6 +32,7 @@ type partial struct {
 	have     []uint64 // a bit for each chunk that is here and was compared by this process
 	left     int      // chunks without one
 	kept     bool     // the index is in the cache
+	from     string   // the URI of who gave something of it
 	whole    bool     // nobody gives parts
 	jobs     map[int]*pieceJob
 	through  map[int][]byte // chunks that could not be kept, a few of them
@@ -347,6 +347,9 @@ func (pt *partial) obtainFrom(ctx context.Context, from *origin, ranges RangeOpe
 			return fmt.Errorf("from '%s': %w", from.Store.URI(), pt.mismatch(k, data))
 		}
 		pt.store(n, k, data)
+		pt.mu.Lock()
+		pt.from = from.Store.URI()
+		pt.mu.Unlock()
 		pt.arrive(j, n)
 	}
 	return nil
@@ -408,26 +411,4 @@ func (pt *partial) lastOf(n int, k fileindex.Chunk) bool {
 		}
 	}
 	return true
-}
-
-// fetchFile makes a file be here, all of it.
-func (pt *partial) fetchFile(ctx context.Context, node uint32) error {
-	if k := pt.x.Contents.Tree().Kind(node); k == fusefs.Directory || k == fusefs.Symlink {
-		return nil
-	}
-	first, end := pt.x.Contents.Chunks(node)
-	for i := first; i < end; i++ {
-		k := pt.x.Contents.Chunk(i)
-		if pt.has(i) {
-			continue
-		}
-		if _, ok := pt.o.s.o.Cache.readChunk(pt.x.Contents, k); ok {
-			pt.mark(i)
-			continue
-		}
-		if err := pt.fetch(ctx, i); err != nil {
-			return err
-		}
-	}
-	return nil
 }

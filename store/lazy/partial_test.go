@@ -23,6 +23,7 @@ import (
 	"github.com/strata-nix/strata/store/binarycache"
 	"github.com/strata-nix/strata/store/lazy"
 	"github.com/strata-nix/strata/store/storetest"
+	"github.com/strata-nix/strata/storepath"
 	"github.com/strata-nix/strata/trust"
 )
 
@@ -164,6 +165,13 @@ func TestOnlyWhatIsOpenedIsFetched(t *testing.T) {
 			}
 			if n, _ := from.taken(); n != 0 {
 				t.Errorf("%d bytes were read of what is here", n)
+			}
+			offline, err := lazy.Open(lazy.Options{Origins: []lazy.Origin{from.origin(true)}, Cache: s.cache, Offline: true})
+			if err != nil {
+				t.Fatal(err)
+			}
+			if valid, err := offline.ValidPaths(t.Context(), []storepath.Path{o.Path()}); len(valid) != 1 || err != nil {
+				t.Errorf("it is not valid without its origin: %v", err)
 			}
 			if n := s.store.Counts(); n.Fetched != 0 || n.Completed != 1 || n.EIO+n.Damaged+n.Refused+n.Lied != 0 {
 				t.Errorf("%+v", n)
