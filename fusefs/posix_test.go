@@ -118,7 +118,47 @@ func TestReadOnlyBehaviour(t *testing.T) {
 			t.Errorf("%v; %v; %v; %v", dirErr, fileErr, linkErr, noDir)
 		}
 	})
+	t.Run("nothing can be changed", func(t *testing.T) {
+		small := filepath.Join(s.at, "tree/share")
+		for what, err := range map[string]error{
+			"write":    openError(large, unix.O_WRONLY),
+			"truncate": unix.Truncate(large, 0),
+			"create":   openError(small+"/new", unix.O_WRONLY|unix.O_CREAT),
+			"mkdir":    unix.Mkdir(small+"/new", 0o755),
+			"symlink":  unix.Symlink("x", small+"/new"),
+			"link":     unix.Link(large, small+"/new"),
+			"rename":   unix.Rename(large, small+"/new"),
+			"unlink":   unix.Unlink(large),
+			"rmdir":    unix.Rmdir(small),
+			"chmod":    unix.Chmod(large, 0o644),
+			"setxattr": unix.Setxattr(large, "user.x", nil, 0),
+			"utimes":   unix.Utimes(large, make([]unix.Timeval, 2)),
+			"a name":   unix.Mkdir(s.at+"/new", 0o755),
+		} {
+			if !errors.Is(err, unix.EROFS) {
+				t.Errorf("%s: %v", what, err)
+			}
+		}
+	})
+	t.Run("what is not there", func(t *testing.T) {
+		for _, name := range []string{"tree/share/none", "none", "tree/none/x"} {
+			for range 2 { // the second time the kernel knows
+				if _, err := os.Lstat(filepath.Join(s.at, name)); !errors.Is(err, unix.ENOENT) {
+					t.Errorf("%s: %v", name, err)
+				}
+			}
+		}
+	})
 	t.Run("seekdir", func(t *testing.T) { seekDirectory(t, filepath.Join(s.at, "tree/many"), 3000) })
+}
+
+// openError is why a file cannot be opened.
+func openError(path string, flags int) error {
+	fd, err := unix.Open(path, flags|unix.O_CLOEXEC, 0o644)
+	if err == nil {
+		unix.Close(fd)
+	}
+	return err
 }
 
 func mustRead(t *testing.T, name string) []byte {

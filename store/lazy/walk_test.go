@@ -6,6 +6,8 @@ import (
 	"fmt"
 	"io"
 	"math/rand/v2"
+	"os"
+	"strconv"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -17,15 +19,27 @@ import (
 	"github.com/strata-nix/strata/store/storetest"
 )
 
+// Where the random walk begins and how far it goes can be set, to repeat one that failed
+// or to go further.
+const (
+	walkSeedEnv  = "LAZY_TEST_SEED"
+	walkStepsEnv = "LAZY_TEST_STEPS"
+)
+
 // Readers, evictions, interruptions, processes that come and go, and an origin that fails, lies and
 // breaks off, all at random: nobody ever reads a wrong byte, and in the end everything can be
 // read.
 func TestRandomWalk(t *testing.T) {
-	seed := rand.Uint64()
-	t.Logf("seed %d", seed)
-	steps := 50
-	if !testing.Short() {
-		steps = 120
+	seed, err := strconv.ParseUint(os.Getenv(walkSeedEnv), 10, 64)
+	if err != nil {
+		seed = rand.Uint64()
+	}
+	steps, err := strconv.Atoi(os.Getenv(walkStepsEnv))
+	if err != nil {
+		steps = 50
+		if !testing.Short() {
+			steps = 120
+		}
 	}
 	var objects []storetest.Object
 	for i := range 8 {
@@ -88,7 +102,7 @@ func TestRandomWalk(t *testing.T) {
 			readers.Wait()
 		}
 		if t.Failed() {
-			t.Fatalf("at step %d", at)
+			t.Fatalf("%s=%d: at step %d", walkSeedEnv, seed, at)
 		}
 	}
 	calm.Store(true)
