@@ -41,7 +41,7 @@ func copyRows(o options) []row {
 		row{name: "copy/small-daemon", what: what + " from a file cache, through a daemon", unit: seconds, target: 5,
 			needs: []need{small, trees}, run: throughDaemon{cache: small, listed: trees}.run},
 		row{name: "copy/small-daemon-disk", what: what + ", the same to disk", unit: seconds,
-			needs: []need{small, trees}, run: throughDaemon{cache: small, listed: trees, disk: true}.run},
+			needs: []need{small, trees}, run: throughDaemon{cache: small, listed: trees, disk: true}.run, pairs: 2},
 		row{name: "copy/small-daemon-nix", what: what + ", the same with stock Nix as the client on both sides", unit: seconds,
 			needs: []need{small, trees}, run: throughDaemon{cache: small, listed: trees, stockClient: true}.run},
 		row{name: "copy/small-substitute", what: what + " that a daemon gets from a file cache by itself, stock Nix asking on both sides", unit: seconds,

@@ -100,7 +100,7 @@ func outer(ctx context.Context, args []string) error {
 	f.Float64Var(&o.Scale, "scale", 1, "multiply the sizes of inputs by `FACTOR`; another one than 1 writes nothing down")
 	f.IntVar(&o.Pairs, "pairs", 5, "run each row `N` times on each side")
 	f.IntVar(&o.LongPairs, "long-pairs", 2, "the same for rows of which one run takes minutes; 0 leaves them out")
-	f.DurationVar(&o.Time, "time", time.Second, "how long one measurement of load takes")
+	f.DurationVar(&o.Time, "time", 500*time.Millisecond, "how long one measurement of load takes")
 	f.BoolVar(&o.Smoke, "smoke", false, "run everything once on small inputs, to see that answers are equal")
 	f.BoolVar(&list, "list", false, "list the rows and do nothing")
 	f.StringVar(&json, "json", json, "keep results in `FILE`")
