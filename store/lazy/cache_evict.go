@@ -48,7 +48,7 @@ const justUsed = time.Minute
 const evictBatch = 256
 
 // evictScan is how many objects an eviction has in mind at once.
-const evictScan = 4096
+const evictScan = 32768
 
 // Evict takes objects away, the ones that were not used for longest first, and never one that is
 // pinned, that a process uses, or that is just arriving. Of caches that share their bounds it looks at all.
