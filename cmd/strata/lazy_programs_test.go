@@ -6,6 +6,7 @@ import (
 	"net/http"
 	"net/http/httptest"
 	"net/url"
+	"os"
 	"os/exec"
 	"path/filepath"
 	"slices"
@@ -15,6 +16,8 @@ import (
 	"syscall"
 	"testing"
 	"time"
+
+	"golang.org/x/sys/unix"
 
 	"github.com/strata-nix/strata/internal/testenv"
 )
@@ -100,6 +103,22 @@ func (s *spoiled) Write(p []byte) (int, error) {
 	return s.ResponseWriter.Write(p)
 }
 
+// inMemory makes a directory of what is synced to disk a thousand times, which is not what is tested.
+func inMemory(t *testing.T, dir string) {
+	t.Helper()
+	if err := os.MkdirAll(dir, 0o755); err != nil {
+		t.Fatal(err)
+	}
+	if err := unix.Mount("tmpfs", dir, "tmpfs", 0, "size=1g"); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		if err := unix.Unmount(dir, unix.MNT_DETACH); err != nil {
+			t.Error(err)
+		}
+	})
+}
+
 // Real programs run from a mount over servers with faults, while who serves the mount is killed, and say and
 // make what they do in a store that is all here.
 func TestProgramsOverHTTP(t *testing.T) {
@@ -110,6 +129,7 @@ func TestProgramsOverHTTP(t *testing.T) {
 	testenv.FUSE(t)
 	dir, registration := testenv.Programs(t)
 	w := newLazyWorldOf(t, dir, registration)
+	inMemory(t, w.path("cache"))
 	seed := rand.Uint64()
 	t.Logf("seed %d", seed)
 	bad := &badServer{dir: w.path("from"), random: rand.New(rand.NewPCG(seed, 0))}

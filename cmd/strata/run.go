@@ -44,6 +44,9 @@ An ordinary user needs no more than a kernel that allows user namespaces; root g
 along without. Without --lower the store of this machine is the lower one. Without
 --upper, what is written is kept in memory and thrown away in the end.
 
+Lazy lowers need /dev/fuse. Where it cannot be had, their caches are substituters
+instead: an object is fetched when the daemon is asked for it.
+
 The command runs as if it had been started directly: with the terminal, files and
 signals, and its exit status is passed on. Processes that it leaves running are
 ended with it, since the store goes that they run from.`,
