@@ -99,7 +99,7 @@ func killedAnywhere(t *testing.T, tmpfs uint64) {
 		w.lower(t, "l1", a)
 		w.lower(t, "root", b)
 		points := 0
-		for ; ; points++ {
+		for ; ; points += stride(t) {
 			cmd := exec.Command("/proc/self/exe")
 			cmd.Env = append(os.Environ(), crashAtEnv+"="+strconv.Itoa(points), crashIn+"="+w.dir)
 			out, err := cmd.CombinedOutput()

@@ -79,6 +79,7 @@ func TestPivotKilledAnywhere(t *testing.T) {
 	testenv.Long(t)
 	for _, do := range []string{"pivot", "move", "up"} {
 		t.Run(do, func(t *testing.T) {
+			t.Parallel()
 			inEach(t, func(t *testing.T, w *world) { pivotKilledAnywhere(t, w, do) })
 		})
 	}
@@ -95,7 +96,7 @@ func pivotKilledAnywhere(t *testing.T, w *world, do string) {
 		nix = stockLayered(t)
 	}
 	points := 0
-	for ; ; points++ {
+	for ; ; points += stride(t) {
 		var user *running
 		if do != "move" { // a process that was killed has left a mount, from which a program runs
 			s = w.up(t, old)

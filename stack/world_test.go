@@ -25,6 +25,11 @@ import (
 // nothing that comes after this call in a test may expect them to be over.
 func inEach(t *testing.T, test func(t *testing.T, w *world)) {
 	t.Helper()
+	if initial, err := mount.InitialUserNamespace(); err == nil && initial && os.Geteuid() == 0 {
+		if err := os.Setenv(bothEnv, "1"); err != nil {
+			t.Fatal(err)
+		}
+	}
 	if os.Geteuid() == 0 {
 		t.Run("root", func(t *testing.T) {
 			t.Parallel()
@@ -39,6 +44,18 @@ func inEach(t *testing.T, test func(t *testing.T, w *world)) {
 			test(t, newWorld(t))
 		}
 	})
+}
+
+// bothEnv is set for the children of tests which run as root and in a user namespace.
+const bothEnv = "STACK_TEST_BOTH"
+
+// stride is how far a test that kills a process at one mark after the other goes each time: in a user
+// namespace some will do if root does them all. Odd and even marks alternate in any case.
+func stride(t *testing.T) int {
+	if os.Getenv(bothEnv) != "" && strings.HasSuffix(t.Name(), "/user") {
+		return 3
+	}
+	return 1
 }
 
 // world is a directory with what stacks are made of.
