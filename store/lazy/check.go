@@ -134,7 +134,9 @@ func (k *checking) object(ctx context.Context, p storepath.Path, path string) er
 	}
 	if detail := wrongMode(path, k.contents); detail != "" && !k.gone(p) {
 		k.found(&Flaw{FlawMode, path, detail, func(ctx context.Context) error {
-			return errors.Join(nar.Canonicalise(ctx, path, nar.CanonicaliseOptions{}), markOpaque(path), restoreTime(path, nil))
+			// The marks stay, which an ordinary user could not even take off a directory like that.
+			keep := append([]string{"trusted.overlay.opaque", "user.overlay.opaque"}, nar.DefaultIgnoredACLs...)
+			return errors.Join(nar.Canonicalise(ctx, path, nar.CanonicaliseOptions{IgnoredACLs: keep}), markOpaque(path), storeTimes(path))
 		}})
 	}
 	tree := k.c.at(treesDir, p.Base())
