@@ -54,10 +54,16 @@ func mountOverlay(lower, root, at string) (end func() error, err error) {
 		}
 	}
 	options := fmt.Sprintf("lowerdir=%s,upperdir=%s,workdir=%s", lower, upper, work)
-	if err := unix.Mount("overlay", at, "overlay", 0, options); err != nil {
-		return nil, fmt.Errorf("mount an overlay: %w", err)
+	for {
+		err := unix.Mount("overlay", at, "overlay", 0, options)
+		if errors.Is(err, unix.EINTR) {
+			continue // a lower through FUSE was asked when a signal of Go's runtime came
+		}
+		if err != nil {
+			return nil, fmt.Errorf("mount an overlay: %w", err)
+		}
+		return func() error { return unmount(at) }, nil
 	}
-	return func() error { return unmount(at) }, nil
 }
 
 // unmount waits a while for processes that are about to end.
