@@ -51,7 +51,7 @@ type Linker struct {
 	firsts  firsts              // what would be links, in a dry run
 	names   atomic.Uint64       // of temporary links
 	buffers sync.Pool
-	temp    string // what their names begin with
+	temp    string       // what their names begin with
 	busy    atomic.Int64 // goroutines that walk
 	most    int64        // of them, unless the callers have more
 }
