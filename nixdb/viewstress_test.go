@@ -48,7 +48,11 @@ func TestViewWhileEverythingMoves(t *testing.T) {
 			}
 		})
 	}
-	for i := 0; !t.Failed() && (i < 150 || i < 3000 && (same.Load() < 100 || whole.Load() < 100)); i++ {
+	steps, enough := 150, int64(100)
+	if testing.Short() {
+		steps, enough = 24, 3
+	}
+	for i := 0; !t.Failed() && (i < steps || i < 20*steps && (same.Load() < enough || whole.Load() < enough)); i++ {
 		list, paths := generation(i)
 		err := writer.Register(ctx, list)
 		if err == nil {
