@@ -13,6 +13,7 @@ import (
 	"sync"
 	"syscall"
 	"testing"
+	"time"
 
 	"github.com/strata-nix/strata/fusefs"
 	"github.com/strata-nix/strata/internal/testenv"
@@ -80,6 +81,18 @@ func (s *dirSource) Lookup(ctx context.Context, name string) (fusefs.Object, err
 	if name == "slow" { // for who wants to be interrupted
 		<-ctx.Done()
 		return nil, ctx.Err()
+	}
+	if name == "late" { // there as soon as the directory has it
+		for {
+			if _, err := os.Stat(filepath.Join(s.dir, name)); err == nil {
+				return s.Object(ctx, 1)
+			}
+			select {
+			case <-ctx.Done():
+				return nil, ctx.Err()
+			case <-time.After(5 * time.Millisecond):
+			}
+		}
 	}
 	i := slices.Index(s.names, name)
 	if i < 0 {

@@ -34,7 +34,7 @@ func Serve(ctx context.Context, c *Conn, src Source, o ServeOptions) error {
 	}
 	ctx, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
-	s := &server{conn: c, src: src, o: o, ctx: ctx, calls: map[uint64]context.CancelCauseFunc{}}
+	s := &server{conn: c, src: src, o: o, ctx: ctx, calls: map[uint64]*call{}}
 	if o.TakeOver.After {
 		if err := c.resend(); err != nil && !errors.Is(err, unix.EINVAL) {
 			return fmt.Errorf("taking over a FUSE connection: %w", err)
@@ -62,8 +62,8 @@ type server struct {
 	stopped atomic.Bool
 
 	mu    sync.Mutex
-	err   error                              // why a reader gave up
-	calls map[uint64]context.CancelCauseFunc // requests under way, by their number
+	err   error            // why a reader gave up
+	calls map[uint64]*call // requests under way, by their number
 }
 
 const (
@@ -158,7 +158,7 @@ func (s *server) begin(h *fuse.InHeader) context.Context {
 	ctx, cancel := context.WithCancelCause(context.WithValue(s.ctx, callerKey{}, h.Pid))
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	s.calls[h.Unique] = cancel
+	s.calls[h.Unique] = &call{ctx, cancel, h.Pid}
 	return ctx
 }
 
@@ -173,23 +173,10 @@ func Caller(ctx context.Context) (pid int) {
 
 func (s *server) end(unique uint64) {
 	s.mu.Lock()
-	cancel := s.calls[unique]
+	c := s.calls[unique]
 	delete(s.calls, unique)
 	s.mu.Unlock()
-	cancel(nil)
-}
-
-// interrupt ends the context of a request; unix.EAGAIN asks the kernel to try again
-// if the request is yet to be begun, or over.
-func (s *server) interrupt(unique uint64) unix.Errno {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	cancel, ok := s.calls[unique]
-	if !ok {
-		return unix.EAGAIN
-	}
-	cancel(context.Canceled)
-	return 0
+	c.cancel(nil)
 }
 
 // init answers the first request of a connection.

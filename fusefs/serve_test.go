@@ -187,6 +187,35 @@ func TestWaitEndsBySignal(t *testing.T) {
 	}
 }
 
+// A signal that a program takes in its stride does not make a file be missing.
+func TestWaitGoesOnDespiteOtherSignals(t *testing.T) {
+	testenv.FUSE(t)
+	if !testenv.Isolate(t, testenv.Namespace{}) {
+		return
+	}
+	objects := makeObjects(t)
+	s := serve(t, objects)
+	cmd := exec.Command(testenv.Tool(t, "bash"), "-c", `trap : WINCH CHLD; test -e "$0"`, filepath.Join(s.at, "late"))
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	for range 20 {
+		waitAsleep(t, cmd.Process.Pid)
+		for _, sig := range []syscall.Signal{syscall.SIGWINCH, syscall.SIGCHLD} {
+			if err := cmd.Process.Signal(sig); err != nil {
+				t.Fatal(err)
+			}
+		}
+		time.Sleep(10 * time.Millisecond) // it would have been given up by then
+	}
+	if err := os.WriteFile(filepath.Join(objects, "late"), nil, 0o644); err != nil {
+		t.Fatal(err)
+	}
+	if err := cmd.Wait(); err != nil {
+		t.Error(err)
+	}
+}
+
 // waitAsleep waits until a process waits for an answer of the mount.
 func waitAsleep(t *testing.T, pid int) {
 	t.Helper()
