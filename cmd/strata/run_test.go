@@ -45,8 +45,9 @@ func TestStockNixInRun(t *testing.T) {
 			nix-store --verify --check-contents 2>&1 | tail -n 1
 			test "$(id -u)" = "$1"
 		`)
+		me := strings.TrimSpace(nix.Run(t, "id", "-u")) // among the trees of Nix, which an ordinary user enters as root
 		for _, how := range [][]string{nil, {"--userns"}, {"--userns", "--as-root"}} {
-			args := append(append([]string{"run", "--lower", base}, how...), "--", "sh", script, strconv.Itoa(os.Geteuid()))
+			args := append(append([]string{"run", "--lower", base}, how...), "--", "sh", script, me)
 			lines := strings.Split(run(args...), "\n")
 			if len(lines) < 4 || !strings.HasSuffix(lines[0], "-mine") || lines[1] != below || !strings.HasPrefix(lines[2], "sha256:") || lines[3] != "hello built" {
 				t.Errorf("%q: %q", how, lines)
@@ -110,7 +111,7 @@ func TestRunSaysWhatIsMissing(t *testing.T) {
 		t.Fatal(err)
 	}
 	if int(st.Uid) != os.Geteuid() {
-		fails(p.strata("run", "--lower", p.base, "--upper", "/", "--", "true"), "belongs to another user")
+		fails(p.strata("run", "--lower", p.base, "--name", "x", "--upper", "/", "--", "true"), "belongs to another user")
 	}
 	// No more namespaces.
 	const limit = "/proc/sys/user/max_user_namespaces"
