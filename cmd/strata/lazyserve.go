@@ -61,6 +61,7 @@ func runLazyServe(ctx context.Context, g *globals, o lazyServeOptions) (err erro
 	defer cancel()
 	beside.Go(func() { objects.Tell(ctx, conn) })
 	beside.Go(func() { objects.Learn(ctx) })
+	beside.Go(func() { objects.LookAhead(ctx) })
 	beside.Go(func() { st.cache.Maintain(ctx) })
 	beside.Go(func() {
 		if err := objects.AnswerControl(ctx, o.state); err != nil {

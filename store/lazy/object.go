@@ -26,6 +26,8 @@ type object struct {
 	checked rechecked
 	// dead tells that it is not, and that nobody may go on with it.
 	dead atomic.Bool
+	// met tells that somebody has looked it up.
+	met atomic.Bool
 	// part, if not nil, gives the files one by one.
 	part atomic.Pointer[partial]
 }

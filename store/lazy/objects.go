@@ -33,6 +33,7 @@ type Objects struct {
 	starts   chan storepath.Path // objects that are read for the first time
 
 	changed chan struct{} // something new is known
+	met     chan *object  // objects that somebody has looked up for the first time
 
 	since             time.Time
 	complete, partial counted // for reports
@@ -52,7 +53,7 @@ func (s *Store) Objects(state string) (*Objects, error) {
 	if err != nil {
 		return nil, fmt.Errorf("serving a lazy store: %w", err)
 	}
-	o := &Objects{s: s, fetch: newFetcher(s), numbers: n, loaded: map[uint64]*object{}, changed: make(chan struct{}, 1), since: time.Now()}
+	o := &Objects{s: s, fetch: newFetcher(s), numbers: n, loaded: map[uint64]*object{}, changed: make(chan struct{}, 1), met: make(chan *object, 64), since: time.Now()}
 	o.fetch.spoilt = o.forget
 	if !s.o.NoProfiles {
 		o.recorder, o.starts = newRecorder(), make(chan storepath.Path, 64)
@@ -138,6 +139,12 @@ func (o *Objects) Lookup(ctx context.Context, name string) (fusefs.Object, error
 	if err != nil {
 		return nil, o.tell(ctx, p, err)
 	}
+	if !ob.met.Swap(true) {
+		select {
+		case o.met <- ob:
+		default: // it would only be sooner
+		}
+	}
 	return ob, nil
 }
 
@@ -163,6 +170,11 @@ func (o *Objects) describe(ctx context.Context, info *store.PathInfo) (*object, 
 	if err != nil {
 		return nil, err
 	}
+	return o.keep(info, tree, verified, part)
+}
+
+// keep gives an object its number, and keeps it in memory.
+func (o *Objects) keep(info *store.PathInfo, tree *fusefs.Tree, verified bool, part *partial) (*object, error) {
 	number, fresh, err := o.numbers.of(info.Path, idOf(tree))
 	if err != nil {
 		return nil, err

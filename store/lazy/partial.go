@@ -39,6 +39,7 @@ type partial struct {
 	failed   failure
 	expected int64 // where the next fetch begins if somebody reads on and on
 	window   int64 // bytes that are fetched then
+	around   locality
 }
 
 // pieceJob is a part of a NAR that is on its way.
@@ -224,6 +225,11 @@ func (pt *partial) plan(i int) *pieceJob {
 		}
 	} else {
 		pt.window = 0
+		if more := pt.around.more(from, to); more > 0 {
+			if end := pt.neighbours(to, to+more); end > to {
+				_, to = pt.x.Span(from, end-from)
+			}
+		}
 	}
 	j := pt.jobOf(from, to)
 	pt.expected = to

@@ -3,6 +3,7 @@ package lazy_test
 import (
 	"context"
 	"errors"
+	"fmt"
 	"io"
 	"io/fs"
 	"os"
@@ -116,6 +117,73 @@ func large(t testing.TB, name string) (storetest.Object, map[string]string) {
 var forms = map[string]binarycache.Options{
 	"zstd":           {Compression: compress.Zstd, Seekable: true},
 	"not compressed": {Compression: compress.None},
+}
+
+// By the time that a program looks up its libraries, it is known what they are.
+func TestWhatIsReferredToIsLookedUpAhead(t *testing.T) {
+	leaf := storetest.Tree(t, dir, "leaf", map[string]string{"lib/leaf": "leaf"})
+	lib := storetest.Tree(t, dir, "lib", map[string]string{"lib/lib": "lib"}, leaf.Path())
+	program := storetest.Tree(t, dir, "program", map[string]string{"bin/program": "program"}, lib.Path())
+	from := indexed(t, "a", forms["zstd"], leaf, lib, program)
+	s := newSetup(t, lazy.Options{Origins: []lazy.Origin{from.origin(true)}}, lazy.CacheOptions{})
+	ctx, stop := context.WithCancel(t.Context())
+	var ahead sync.WaitGroup
+	defer ahead.Wait()
+	defer stop()
+	ahead.Go(func() { s.objects.LookAhead(ctx) })
+	s.wants(program.Path(), "bin/program", "program")
+	known := func() (paths []storepath.Path) {
+		for k := range s.objects.Known(0) {
+			p, err := storepath.ParseBase(k.Name)
+			if err != nil {
+				t.Fatal(err)
+			}
+			paths = append(paths, p)
+		}
+		return paths
+	}
+	for len(known()) < 2 {
+		time.Sleep(time.Millisecond)
+	}
+	from.Calls()
+	if _, _, err := s.find(t.Context(), lib.Path(), "lib/lib"); err != nil {
+		t.Error(err)
+	}
+	for _, call := range from.Calls() {
+		if !strings.Contains(call, leaf.Path().HashPart()) { // that is for what comes next
+			t.Errorf("asked for %s", call)
+		}
+	}
+	if n, _ := from.taken(); n > 100_000 {
+		t.Errorf("%d bytes of contents were read", n)
+	}
+}
+
+// Who reads the small files of a directory one after the other does not wait for each of them; who
+// reads here and there gets no more than that.
+func TestMoreComesAlongWhereOneReads(t *testing.T) {
+	files := map[string]string{}
+	name := func(dir, i int) string { return fmt.Sprintf("lib/%d/%03d.py", dir, i) }
+	for dir := range 8 {
+		for i := range 200 {
+			files[name(dir, i)] = noise(dir*1000+i, 8_000)
+		}
+	}
+	o := storetest.Tree(t, dir, "library", files)
+	from := indexed(t, "a", forms["zstd"], o)
+	s := newSetup(t, lazy.Options{Origins: []lazy.Origin{from.origin(true)}}, lazy.CacheOptions{})
+	for dir := range 8 {
+		s.wants(o.Path(), name(dir, 50), files[name(dir, 50)])
+	}
+	if n, parts := from.taken(); n > 8*100_000 || parts != 8 {
+		t.Errorf("%d bytes were read by %d requests for 8 small files far from each other", n, parts)
+	}
+	for i := range 100 {
+		s.wants(o.Path(), name(3, i), files[name(3, i)])
+	}
+	if n, parts := from.taken(); n > 1_500_000 || parts > 8 {
+		t.Errorf("%d bytes were read by %d requests for 100 small files in a row", n, parts)
+	}
 }
 
 func TestOnlyWhatIsOpenedIsFetched(t *testing.T) {
