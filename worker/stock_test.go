@@ -11,6 +11,7 @@ import (
 	"strings"
 	"sync"
 	"testing"
+	"time"
 
 	"github.com/strata-nix/strata/activity"
 	"github.com/strata-nix/strata/derivation"
@@ -246,6 +247,15 @@ func (s *stockTalk) keepAndCollect(link string) {
 	s.c, err = NewClient(s.ctx, s.c.dial, ClientOptions{})
 	s.must(err)
 	defer s.c.Close()
+	// The processes of the daemon that served the connections end in their own time.
+	for {
+		all, err := s.c.FindRoots(s.ctx, false)
+		s.must(err)
+		if len(all[s.z.Path]) == 0 {
+			break
+		}
+		time.Sleep(10 * time.Millisecond)
+	}
 	r, err := s.c.CollectGarbage(s.ctx, store.GCOptions{Action: store.DeleteDead, MaxFreed: store.NoLimit})
 	s.must(err)
 	if !slices.Contains(r.Paths, s.c.Dir().Print(s.z.Path)) || r.BytesFreed < s.z.NarSize {
