@@ -6,7 +6,6 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
-	"syscall"
 
 	"golang.org/x/sys/unix"
 )
@@ -80,10 +79,9 @@ type Program struct {
 
 // Command prepares the program to run in a system.
 func (p *Program) Command(root string) *exec.Cmd {
-	cmd := exec.Command("/usr/bin/bash", "-c", "umask 022; "+p.Script)
-	cmd.Path, cmd.Err = "/usr/bin/bash", nil // of the system
-	cmd.Dir = "/"
-	cmd.SysProcAttr = &syscall.SysProcAttr{Chroot: root}
+	// Until the new process has become another program, this one cannot even collect its garbage, and so
+	// stands still now and then. If it serves what that program is read from, both would wait for each other.
+	cmd := exec.Command("/usr/sbin/chroot", root, "/usr/bin/bash", "-c", "umask 022; "+p.Script)
 	cmd.Env = []string{
 		"PATH=/usr/bin:/usr/sbin", "HOME=/tmp", "LC_ALL=C.UTF-8", "PYTHONDONTWRITEBYTECODE=1", "PYTHONHASHSEED=0", "TERM=dumb",
 		"GIT_AUTHOR_NAME=a", "GIT_AUTHOR_EMAIL=a@b", "GIT_COMMITTER_NAME=a", "GIT_COMMITTER_EMAIL=a@b",
