@@ -9,6 +9,7 @@
 #   make lint        formatting, go vet, staticcheck, shellcheck if it is there
 #   make race        the tests under the race detector, without the long ones
 #   make fuzz        each fuzz target for FUZZTIME (default 5s)
+#   make walks       the random walks by a way that is new each time (STEPS=n)
 #   make layout      only the rules of the source tree
 #   make test-trees  what make test gets from outside: stock Nix, the small corpus, an S3 server
 #   make install     what a package would hold, below DESTDIR and PREFIX (default /usr)
@@ -18,11 +19,12 @@ GO       ?= go
 BENCH    ?= .
 COUNT    ?= 1
 FUZZTIME ?= 5s
+STEPS    ?= 1000
 
 REVISION := $(shell git describe --always --dirty --abbrev=12 2>/dev/null)
 LDFLAGS  := $(if $(REVISION),-X main.revision=$(REVISION))
 
-.PHONY: build stage install test demo bench bench-smoke gobench lint fuzz race layout clean test-trees
+.PHONY: build stage install test demo bench bench-smoke gobench lint fuzz walks race layout clean test-trees
 
 # What is started twice for each build of a derivation is a small program of its own,
 # and a part of strata. Without it, as by plain go build, strata is all in one.
@@ -80,6 +82,10 @@ race: stage
 
 fuzz:
 	FUZZTIME=$(FUZZTIME) ./scripts/fuzz.sh
+
+walks: build
+	STRATA_TEST_SEED=new STRATA_TEST_STEPS=$(STEPS) STRATA_BIN=$(CURDIR)/bin/strata \
+	$(GO) test -count=1 -v -timeout 2h -run '^(TestRandomWalk|TestProgramsOver)' ./stack ./store/lazy ./cmd/strata
 
 layout:
 	$(GO) test -count=1 .

@@ -8,7 +8,7 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
-	"strconv"
+	"strings"
 	"testing"
 
 	"github.com/strata-nix/strata/check"
@@ -19,14 +19,10 @@ import (
 	"github.com/strata-nix/strata/storepath"
 )
 
-// Where the random walk begins and how far it goes can be set, to repeat one that failed
-// or to go further: STACK_TEST_SEED, STACK_TEST_STEPS.
 const (
-	modelSeedEnv  = "STACK_TEST_SEED"
-	modelStepsEnv = "STACK_TEST_STEPS"
-	modelSteps    = 150
-	modelObjects  = 40
-	modelLowers   = 4
+	modelSteps   = 150
+	modelObjects = 40
+	modelLowers  = 4
 )
 
 // TestRandomWalk does at random whatever can be done to a stack, and compares each
@@ -34,19 +30,12 @@ const (
 func TestRandomWalk(t *testing.T) {
 	testenv.Long(t)
 	inEach(t, func(t *testing.T, w *world) {
-		seed, err := strconv.ParseUint(os.Getenv(modelSeedEnv), 10, 64)
-		if err != nil {
-			seed = rand.Uint64()
-		}
-		steps, err := strconv.Atoi(os.Getenv(modelStepsEnv))
-		if err != nil {
-			steps = modelSteps
-		}
+		seed, steps := testenv.Walk(t, modelSteps)
 		m := newModel(t, w, seed)
 		for m.step = range steps {
 			m.walk()
 			if t.Failed() {
-				t.Fatalf("%s=%d: after step %d", modelSeedEnv, seed, m.step)
+				t.Fatalf("after step %d", m.step)
 			}
 		}
 		m.w.takeDown(t, m.s)
@@ -198,23 +187,35 @@ func (m *model) rows() {
 	if damages, err := db.Check(m.t.Context(), nixdb.Thorough); err != nil || len(damages) > 0 {
 		m.t.Errorf("database: %v, %v", damages, err)
 	}
-	rows := map[int]bool{}
-	for info, err := range db.AllPathInfos(m.t.Context()) {
-		if err != nil {
-			m.t.Fatal(err)
+	rows := m.withRow()
+	for i := range rows {
+		if !m.valid(i) {
+			m.t.Errorf("a row without an object: %d", i)
 		}
-		i, known := m.number[info.Path]
-		if !known || !m.valid(i) {
-			m.t.Errorf("a row without an object: %s", info.Path)
-			continue
-		}
-		rows[i] = true
 	}
 	for i := range m.closure(m.upper) {
 		if !rows[i] {
 			m.t.Errorf("no row of object %d", i)
 		}
 	}
+}
+
+// withRow are the objects of which the upper's database knows.
+func (m *model) withRow() map[int]bool {
+	m.t.Helper()
+	rows := map[int]bool{}
+	for info, err := range m.s.Store.DB().AllPathInfos(m.t.Context()) {
+		if err != nil {
+			m.t.Fatal(err)
+		}
+		i, known := m.number[info.Path]
+		if !known {
+			m.t.Errorf("a row of a stranger: %s", info.Path)
+			continue
+		}
+		rows[i] = true
+	}
+	return rows
 }
 
 func (m *model) inLayer() []int { return m.inDir(m.s.Config.Upper.Layer) }
@@ -228,7 +229,7 @@ func (m *model) inDir(dir string) []int {
 	var out []int
 	for _, e := range entries {
 		p, err := storepath.ParseBase(e.Name())
-		if err != nil || p.Name() == "strata-trash" { // of a collection that was killed
+		if err != nil || p.Name() == "strata-trash" || temporaryLink(p) { // of what was killed
 			continue
 		}
 		i, known := m.number[p]
@@ -239,6 +240,24 @@ func (m *model) inDir(dir string) []int {
 		out = append(out, i)
 	}
 	slices.Sort(out)
+	return out
+}
+
+// temporaryLink tells whether this is what a killed optimisation leaves for the next
+// collection.
+func temporaryLink(p storepath.Path) bool { return strings.HasPrefix(p.Name(), "strata-tmp-link-") }
+
+func (m *model) temporaryLinks() (out []string) {
+	m.t.Helper()
+	all, err := filepath.Glob(filepath.Join(m.s.Config.Upper.Layer, "*"))
+	if err != nil {
+		m.t.Fatal(err)
+	}
+	for _, name := range all {
+		if p, err := storepath.ParseBase(filepath.Base(name)); err == nil && temporaryLink(p) {
+			out = append(out, name)
+		}
+	}
 	return out
 }
 

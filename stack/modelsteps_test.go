@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"maps"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -246,13 +247,18 @@ func (m *model) unroot() bool {
 }
 
 func (m *model) gc() bool {
-	m.perform(m.stepOf("gc"))
-	alive := m.closure(m.roots)
-	for i := range m.upper {
-		if !alive[i] {
-			delete(m.upper, i)
+	// What a root in a lower refers to is in that lower, so that nobody looks there: an
+	// object that the upper has as well lives by roots of which the upper knows.
+	known, rows := maps.Clone(m.roots), m.withRow()
+	maps.DeleteFunc(known, func(i int, _ bool) bool { return !rows[i] })
+	alive := m.closure(known)
+	maps.DeleteFunc(m.upper, func(i int, _ bool) bool { return !alive[i] })
+	for i := range m.closure(m.roots) {
+		if !m.valid(i) {
+			m.t.Fatalf("the model would lose object %d", i)
 		}
 	}
+	m.perform(m.stepOf("gc"))
 	return true
 }
 
@@ -458,11 +464,14 @@ func (m *model) kill() bool {
 	m.follow(next)
 	m.up()
 	m.upper = m.ownRows()
-	collected := !slices.Equal(m.inLayer(), sortedKeys(m.upper))
+	collected := !slices.Equal(m.inLayer(), sortedKeys(m.upper)) || len(m.temporaryLinks()) > 0
 	if collected {
 		// What has no row is garbage, until it is collected or made anew.
 		m.perform(m.stepOf("gc"))
 		m.upper = m.ownRows()
+		if left := m.temporaryLinks(); len(left) > 0 {
+			m.t.Errorf("a collection leaves %q", left)
+		}
 	}
 	for i := range m.closure(m.roots) {
 		if !m.valid(i) {

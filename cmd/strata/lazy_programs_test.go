@@ -130,8 +130,7 @@ func TestProgramsOverHTTP(t *testing.T) {
 	dir, registration := testenv.Programs(t)
 	w := newLazyWorldOf(t, dir, registration)
 	inMemory(t, w.path("cache"))
-	seed := rand.Uint64()
-	t.Logf("seed %d", seed)
+	seed, _ := testenv.Walk(t, 0)
 	bad := &badServer{dir: w.path("from"), random: rand.New(rand.NewPCG(seed, 0))}
 	good := &badServer{dir: w.path("from"), random: rand.New(rand.NewPCG(seed, 1))}
 	good.calm.Store(true)

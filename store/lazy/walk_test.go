@@ -6,8 +6,6 @@ import (
 	"fmt"
 	"io"
 	"math/rand/v2"
-	"os"
-	"strconv"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -15,32 +13,20 @@ import (
 	"time"
 
 	"github.com/strata-nix/strata/fusefs"
+	"github.com/strata-nix/strata/internal/testenv"
 	"github.com/strata-nix/strata/store/lazy"
 	"github.com/strata-nix/strata/store/storetest"
-)
-
-// Where the random walk begins and how far it goes can be set, to repeat one that failed
-// or to go further.
-const (
-	walkSeedEnv  = "LAZY_TEST_SEED"
-	walkStepsEnv = "LAZY_TEST_STEPS"
 )
 
 // Readers, evictions, interruptions, processes that come and go, and an origin that fails, lies and
 // breaks off, all at random: nobody ever reads a wrong byte, and in the end everything can be
 // read.
 func TestRandomWalk(t *testing.T) {
-	seed, err := strconv.ParseUint(os.Getenv(walkSeedEnv), 10, 64)
-	if err != nil {
-		seed = rand.Uint64()
-	}
-	steps, err := strconv.Atoi(os.Getenv(walkStepsEnv))
-	if err != nil {
+	steps := 120
+	if testing.Short() {
 		steps = 50
-		if !testing.Short() {
-			steps = 120
-		}
 	}
+	seed, steps := testenv.Walk(t, steps)
 	var objects []storetest.Object
 	for i := range 8 {
 		objects = append(objects, tree(t, fmt.Sprintf("o%d", i)))
@@ -102,7 +88,7 @@ func TestRandomWalk(t *testing.T) {
 			readers.Wait()
 		}
 		if t.Failed() {
-			t.Fatalf("%s=%d: at step %d", walkSeedEnv, seed, at)
+			t.Fatalf("at step %d", at)
 		}
 	}
 	calm.Store(true)
