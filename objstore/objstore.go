@@ -87,6 +87,24 @@ type PutOptions struct {
 	IfAbsent bool
 }
 
+// Unwanted tells whether o wants an object left as it is, and it is there. It is for
+// storages that are asked by requests.
+func (o *PutOptions) Unwanted(ctx context.Context, s Store, name string) (bool, error) {
+	if !o.IfAbsent {
+		return false, nil
+	}
+	_, err := s.Stat(ctx, name)
+	switch {
+	case err == nil:
+		return true, nil
+	// Some that do not have it, or may not be listed, say that it is forbidden: the
+	// upload will show.
+	case errors.Is(err, ErrNotExist), errors.Is(err, ErrForbidden):
+		return false, nil
+	}
+	return false, err
+}
+
 // As finds the ability T of a storage: of the storage itself, or of what it
 // wraps. A wrapper is anything with a method Unwrap() Store.
 func As[T any](s Store) (T, bool) {

@@ -111,15 +111,8 @@ func (s *Store) Put(ctx context.Context, name string, body io.Reader, o objstore
 	if err != nil {
 		return err
 	}
-	if o.IfAbsent {
-		_, err := s.Stat(ctx, name)
-		if err == nil {
-			return nil
-		}
-		// Some that have it not say that it is forbidden; the upload will show.
-		if !errors.Is(err, objstore.ErrNotExist) && !errors.Is(err, objstore.ErrForbidden) {
-			return err
-		}
+	if there, err := o.Unwanted(ctx, s, name); there || err != nil {
+		return err
 	}
 	whole, done, err := objstore.Sized(ctx, body, o.Size)
 	if err != nil {

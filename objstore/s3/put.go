@@ -22,15 +22,8 @@ func (b *bucket) Put(ctx context.Context, name string, body io.Reader, o objstor
 	if err != nil {
 		return err
 	}
-	if o.IfAbsent {
-		_, err := b.Stat(ctx, name)
-		if err == nil {
-			return nil
-		}
-		// Who may not list is not told that an object is not there.
-		if !errors.Is(err, objstore.ErrNotExist) && !errors.Is(err, objstore.ErrForbidden) {
-			return err
-		}
+	if there, err := o.Unwanted(ctx, b, name); there || err != nil {
+		return err
 	}
 	whole, done, err := objstore.Sized(ctx, body, o.Size)
 	if err != nil {
