@@ -13,7 +13,6 @@ import (
 	"path/filepath"
 	"strconv"
 	"strings"
-	"sync"
 	"testing"
 	"time"
 
@@ -37,7 +36,7 @@ type rig struct {
 	working  chan struct{}       // gets one for each operation that has begun
 	sessions chan worker.Session // gets one for each connection
 	ended    chan error          // gets what operations ended with
-	log      lockedBuffer
+	log      testenv.LockedBuffer
 }
 
 func newRig(t *testing.T, o Options) *rig {
@@ -129,23 +128,6 @@ func said(t *testing.T, c net.Conn) string {
 		t.Error(err)
 	}
 	return string(all)
-}
-
-type lockedBuffer struct {
-	mu sync.Mutex
-	b  bytes.Buffer
-}
-
-func (l *lockedBuffer) Write(p []byte) (int, error) {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	return l.b.Write(p)
-}
-
-func (l *lockedBuffer) String() string {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	return l.b.String()
 }
 
 func TestEndClosesIdleConnectionsAndLetsBusyOnesFinish(t *testing.T) {

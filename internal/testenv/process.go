@@ -20,7 +20,7 @@ type Process struct {
 	Cmd *exec.Cmd
 
 	t    testing.TB
-	log  lockedBuffer
+	log  LockedBuffer
 	done chan struct{} // closed when the process has ended, after err is set
 	err  error
 }
@@ -115,19 +115,21 @@ func (p *Process) waitFor(network, address string) {
 	}
 }
 
-// lockedBuffer can be read while a process still writes to it.
-type lockedBuffer struct {
+// LockedBuffer can be read while a process or a server still writes to it.
+type LockedBuffer struct {
 	mu sync.Mutex
 	b  bytes.Buffer
 }
 
-func (l *lockedBuffer) Write(p []byte) (int, error) {
+// Write adds to the buffer.
+func (l *LockedBuffer) Write(p []byte) (int, error) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	return l.b.Write(p)
 }
 
-func (l *lockedBuffer) String() string {
+// String is everything that was written so far.
+func (l *LockedBuffer) String() string {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	return l.b.String()
