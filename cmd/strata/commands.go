@@ -3,9 +3,10 @@ package main
 import (
 	"context"
 	"fmt"
-	"strings"
 
 	"github.com/spf13/cobra"
+
+	"github.com/strata-nix/strata/internal/suggest"
 )
 
 // Groups of commands in the help.
@@ -113,8 +114,14 @@ func noSubcommand(cmd *cobra.Command, args []string) error {
 		return nil
 	}
 	msg := fmt.Sprintf("'%s' is not a command", args[0])
-	if s := cmd.SuggestionsFor(args[0]); len(s) > 0 {
-		msg += fmt.Sprintf("; did you mean '%s'?", strings.Join(s, "' or '"))
+	var known []string
+	for _, c := range cmd.Commands() {
+		if c.IsAvailableCommand() {
+			known = append(known, c.Name())
+		}
+	}
+	if near := suggest.Near(args[0], known); near != "" {
+		msg += fmt.Sprintf("; did you mean '%s'?", near)
 	}
 	return &usageError{fmt.Errorf("%s", msg)}
 }
