@@ -157,7 +157,7 @@ func (p Parts) lastingRoots(ctx context.Context, censor bool) (rootSet, error) {
 	if err != nil {
 		return nil, err
 	}
-	running, err := p.runtimeRoots(ctx)
+	running, err := p.RuntimeRoots(ctx)
 	if err != nil {
 		return nil, err
 	}
@@ -172,8 +172,9 @@ func (p Parts) lastingRoots(ctx context.Context, censor bool) (rootSet, error) {
 	return rootSet(all), nil
 }
 
-// runtimeRoots are what processes use.
-func (p Parts) runtimeRoots(ctx context.Context) (store.Roots, error) {
+// RuntimeRoots are what processes use: as the roots daemon says, or as we see it. Of the parts it
+// takes Dir, StateDir, SeenAt and RootsDaemon.
+func (p Parts) RuntimeRoots(ctx context.Context) (store.Roots, error) {
 	if p.RootsDaemon {
 		return DaemonRoots(ctx, p.StateDir, p.Dir)
 	}

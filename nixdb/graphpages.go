@@ -7,10 +7,7 @@ import (
 // fromPages fills a graph from the pages of a view. Whatever is not as expected is an error,
 // and then SQLite is asked.
 func (b *graphBuilder) fromPages(v *view) error {
-	if v.layout.realisations {
-		return errUnseen
-	}
-	for _, step := range []func(*view) error{b.pathsFromPages, b.refsFromPages, b.detailsFromPages, b.outputsFromPages} {
+	for _, step := range []func(*view) error{b.pathsFromPages, b.refsFromPages, b.detailsFromPages, b.outputsFromPages, b.realisedFromPages} {
 		if err := step(v); err != nil {
 			return err
 		}
@@ -90,12 +87,18 @@ func (b *graphBuilder) outputsFromPages(v *view) error {
 	type output struct{ drv, out int32 }
 	var list []output
 	to := newEdges(b.g.Len())
+	if v.layout.realisations {
+		b.settled = make([]bool, b.g.Len())
+	}
 	err := v.file.Tree(v.layout.outputs).Rows(0, func(_ int64, r btree.Record) (bool, error) {
 		var col [3]btree.Value // derivation, name, path
 		if n, err := r.Columns(col[:]); err != nil || n != 3 || col[0].Kind != btree.Integer || col[2].Kind != btree.TextKind {
 			return false, errUnseen
 		}
 		drv, out := b.nodes.of(col[0].Int), b.find(col[2].Text)
+		if drv >= 0 && b.settled != nil {
+			b.settled[drv] = true
+		}
 		if drv >= 0 && out >= 0 {
 			list = append(list, output{drv, out})
 			to.upTo[drv]++

@@ -16,6 +16,7 @@ type layout struct {
 
 	outputs      uint32 // root page of DerivationOutputs, 0 if it is not as expected
 	realisations bool   // there are tables for them
+	realised     uint32 // root page of Realisations, 0 if it is not as expected
 
 	width    int // columns of ValidPaths
 	at       [maxColumns]int
@@ -60,6 +61,9 @@ func readLayout(c *conn) (*layout, error) {
 	l.paths, l.refs, l.realisations = roots["ValidPaths"], roots["Refs"], roots["Realisations"] != 0
 	if columns, err := columnsOf(c, "DerivationOutputs"); err == nil && columns == "drv,id,path," {
 		l.outputs = roots["DerivationOutputs"]
+	}
+	if columns, err := columnsOf(c, "Realisations"); err == nil && columns == "id,drvPath,outputName,outputPath,signatures," {
+		l.realised = roots["Realisations"]
 	}
 	for _, want := range []struct {
 		table, columns string

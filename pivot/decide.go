@@ -17,7 +17,9 @@ func (m *maker) decide(ctx context.Context) error {
 	if err := m.addStrangers(ctx); err != nil {
 		return err
 	}
-	m.wantRoots()
+	if err := m.wantRoots(ctx); err != nil {
+		return err
+	}
 	m.markNeeded()
 	if err := m.findLacking(ctx); err != nil {
 		return err
@@ -36,7 +38,7 @@ func (m *maker) decide(ctx context.Context) error {
 }
 
 // wantRoots marks where what is needed begins.
-func (m *maker) wantRoots() {
+func (m *maker) wantRoots(ctx context.Context) error {
 	for i := range m.g.Len() {
 		if !m.is(i, rooted) {
 			continue
@@ -53,13 +55,13 @@ func (m *maker) wantRoots() {
 				m.set(i, wanted)
 			}
 		}
-		return
+		return nil
 	}
-	var keeps gc.Keeps
-	if m.Keeps != nil {
-		keeps = m.Parts.Keeps(m.g)
+	keeps, err := m.keeps(ctx)
+	if err == nil {
+		m.spread(wanted, keeps)
 	}
-	m.spread(wanted, keeps)
+	return err
 }
 
 // markNeeded marks what can be reached from what is wanted and stays.

@@ -3,12 +3,9 @@ package pivot
 import (
 	"context"
 	"fmt"
-	"io"
-	"os"
 	"path/filepath"
 	"slices"
 
-	"github.com/strata-nix/strata/derivation"
 	"github.com/strata-nix/strata/store"
 	"github.com/strata-nix/strata/storepath"
 )
@@ -79,20 +76,7 @@ func (m *maker) row(info *store.PathInfo, dir string) (Row, error) {
 
 // outputs reads which paths a derivation will have for sure.
 func (m *maker) outputs(file string, p storepath.Path) (map[string]storepath.Path, error) {
-	name, err := derivation.NameFromPath(p)
-	if err != nil {
-		return nil, err
-	}
-	f, err := os.Open(file)
-	if err != nil {
-		return nil, err
-	}
-	defer f.Close()
-	text, err := io.ReadAll(io.LimitReader(f, derivation.MaxSize+1))
-	if err != nil {
-		return nil, err
-	}
-	drv, err := derivation.Parse(m.Dir, name, text)
+	drv, err := m.readDerivation(file, p)
 	if err != nil {
 		return nil, err
 	}

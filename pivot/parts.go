@@ -8,7 +8,6 @@ import (
 	"os"
 	"path/filepath"
 
-	"github.com/strata-nix/strata/gc"
 	"github.com/strata-nix/strata/nixdb"
 	"github.com/strata-nix/strata/store"
 	"github.com/strata-nix/strata/storepath"
@@ -67,9 +66,9 @@ type Parts struct {
 	Roots func(ctx context.Context) (Roots, error)
 	// StateDir is where links that are gc roots may be removed.
 	StateDir string
-	// Keeps are the edges of keep-outputs and keep-derivations; nil: none. They count
-	// with Options.OnlyLive.
-	Keeps func(g *nixdb.Graph) gc.Keeps
+	// KeepOutputs, KeepDerivations and CADerivations are the settings of the upper that say what
+	// a collection of its garbage leaves alive. They count with Options.OnlyLive.
+	KeepOutputs, KeepDerivations, CADerivations bool
 	// Sources are asked for what no lower has, and for nothing else; nil: nobody. Their objects
 	// must have the hash that the upper's database knows, so that nothing else need be trusted.
 	Sources func(ctx context.Context) ([]Source, error)

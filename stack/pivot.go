@@ -164,10 +164,8 @@ func (s *Stack) pivotParts(db *nixdb.DB, o PivotOptions) (pivot.Parts, error) {
 	p := pivot.Parts{
 		Dir: c.StoreDir, DB: db, Layer: c.Upper.Layer, Work: filepath.Join(c.Upper.Work, "work"), UserXattr: user,
 		Stage: c.stagePath(), Journal: c.journalPath(), StateDir: c.Upper.State,
-		Roots: func(ctx context.Context) (pivot.Roots, error) { return s.pivotRoots(ctx, !o.IgnoreProcesses) },
-		Keeps: func(g *nixdb.Graph) gc.Keeps {
-			return g.Keeps(s.parts.Upper.KeepOutputs, !s.parts.Upper.DropDerivations)
-		},
+		Roots:       func(ctx context.Context) (pivot.Roots, error) { return s.pivotRoots(ctx, !o.IgnoreProcesses) },
+		KeepOutputs: s.parts.Upper.KeepOutputs, KeepDerivations: !s.parts.Upper.DropDerivations, CADerivations: s.parts.Upper.CADerivations,
 		Unreadable: map[storepath.Path]error{},
 	}
 	if s.parts.Upper.Pool != nil && !s.parts.Upper.NoSubstitute {
@@ -213,7 +211,10 @@ func (s *Stack) pivotRoots(ctx context.Context, processes bool) (r pivot.Roots, 
 		add(leased)
 	}
 	if processes {
-		running, err := gc.ProcessRoots(ctx, "/proc", c.StoreDir, c.Mount, c.Upper.Layer)
+		running, err := gc.Parts{
+			Dir: c.StoreDir, StateDir: c.Upper.State, SeenAt: []string{c.Mount, c.Upper.Layer},
+			RootsDaemon: s.parts.Upper.UseRootsDaemon && s.Store != nil, // it may not be up yet when the stack comes up
+		}.RuntimeRoots(ctx)
 		if err != nil {
 			return r, err
 		}

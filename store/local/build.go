@@ -59,43 +59,13 @@ func (s *Store) DerivationOutputs(ctx context.Context, p storepath.Path) (map[st
 	if err != nil {
 		return nil, err
 	}
-	outputs, err := drv.OutputPaths(s.dir)
-	if err != nil {
-		return nil, err
+	var realised store.RealisationQuerier
+	if s.opts.CADerivations {
+		realised = s
 	}
-	if err := s.addRealised(ctx, drv, outputs); err != nil {
+	outputs, err := store.OutputsOf(ctx, s.dir, drv, s.hashes, realised)
+	if err != nil {
 		return nil, fmt.Errorf("outputs of derivation '%s': %w", s.dir.Print(p), err)
 	}
 	return outputs, nil
-}
-
-// addRealised fills in the paths of outputs that are not in the derivation.
-func (s *Store) addRealised(ctx context.Context, drv *derivation.Derivation, outputs map[string]storepath.Path) error {
-	var open []string
-	for name, p := range outputs {
-		if p.IsZero() {
-			open = append(open, name)
-		}
-	}
-	if len(open) == 0 || !s.opts.CADerivations {
-		return nil
-	}
-	m, err := s.hashes.Modulo(ctx, drv)
-	if err != nil {
-		return err
-	}
-	ids := make([]store.DrvOutput, len(open))
-	for i, name := range open {
-		ids[i] = store.DrvOutput{DrvHash: m.Hashes[name], Output: name}
-	}
-	found, err := s.Realisations(ctx, ids)
-	if err != nil {
-		return err
-	}
-	for i, r := range found {
-		if r != nil {
-			outputs[open[i]] = r.OutPath
-		}
-	}
-	return nil
 }

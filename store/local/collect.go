@@ -79,42 +79,21 @@ func (s *Store) garbageParts() gc.Parts {
 	}
 }
 
-// graph loads the database's graph, with the edges that keep-outputs and
-// keep-derivations add.
+// graph loads the database's graph, with the edges by which live paths keep others.
 func (s *Store) graph(ctx context.Context, sizes bool) (gc.Graph, gc.Keeps, error) {
 	g, err := s.db.GraphWith(ctx, nixdb.GraphOptions{NoSizes: !sizes})
 	if err != nil {
 		return nil, nil, err
 	}
-	if s.opts.KeepOutputs {
-		if err := s.addRealisedOutputs(ctx, g); err != nil {
-			return nil, nil, err
-		}
+	l := gc.Liveness{KeepOutputs: s.opts.KeepOutputs, KeepDerivations: !s.opts.DropDerivations}
+	if s.opts.CADerivations {
+		l.Outputs = s.DerivationOutputs
 	}
-	return g, g.Keeps(s.opts.KeepOutputs, !s.opts.DropDerivations), nil
-}
-
-// addRealisedOutputs adds to a graph what content-addressed derivations made. One that cannot be
-// read is taken to have made all that anybody has: nothing is dead because of that.
-//
-// Source: Store::queryPartialDerivationOutputMap in src/libstore/store-api.cc of Nix 2.34.
-func (s *Store) addRealisedOutputs(ctx context.Context, g *nixdb.Graph) error {
-	if !s.opts.CADerivations {
-		return nil
+	keeps, err := l.Keeps(ctx, s.dir, g)
+	if err != nil {
+		return nil, nil, err
 	}
-	for _, drv := range g.Unsettled() {
-		outputs, err := s.DerivationOutputs(ctx, g.Path(int(drv)))
-		switch {
-		case ctx.Err() != nil:
-			return context.Cause(ctx)
-		case err != nil:
-			activity.Warnf(ctx, "what derivation '%s' made stays, as nobody can tell what that is: %v", s.dir.Print(g.Path(int(drv))), err)
-			g.AddOutputs(drv, g.Realised())
-		default:
-			g.AddOutputs(drv, g.FindAll(outputs))
-		}
-	}
-	return nil
+	return g, keeps, nil
 }
 
 // invalidate makes paths invalid, but for those that something refers to that
