@@ -18,6 +18,10 @@ type Report struct {
 		Added   int `json:"added"`
 		Dropped int `json:"dropped"`
 	} `json:"rows"`
+	Roots struct {
+		Lost    int `json:"lost"`
+		Removed int `json:"removed"`
+	} `json:"roots"`
 	Layer struct {
 		Whiteouts int `json:"whiteouts"`
 		Hiding    int `json:"hiding"`
@@ -87,7 +91,11 @@ func (p *Plan) Report(dir storepath.Dir) *Report {
 		}
 		r.Conflicts = append(r.Conflicts, ReportConflict{dir.Print(c.Path), c.Lower, keeps})
 	}
+	r.Roots.Lost = len(p.LostRoots)
 	for _, l := range p.LostRoots {
+		if l.Removed {
+			r.Roots.Removed++
+		}
 		r.LostRoots = append(r.LostRoots, ReportRoot{l.Link, dir.Print(l.Path), l.Removed})
 	}
 	return r

@@ -271,6 +271,7 @@ func printPivot(out *output, res *stack.PivotResult) error {
 		add("  duplicates  %6d objects, %s, dropped from the upper", p.Duplicates.Objects, size(p.Duplicates.NarBytes))
 		add("  removed     %6d objects, %s", p.Removed.Objects, size(p.Removed.NarBytes))
 		add("  rows        %6d dropped, %d changed, %d added", p.Rows.Dropped, p.Rows.Changed, p.Rows.Added)
+		add("  roots       %6d lead to nothing afterwards, %d of them removed", p.Roots.Lost, p.Roots.Removed)
 		add("  layer       %6d whiteouts and %d entries that hide something, %d parts, %d with old marks", p.Layer.Whiteouts, p.Layer.Hiding, p.Layer.Parts, p.Layer.Bound+p.Layer.Merged)
 		for _, c := range p.Conflicts {
 			add("other contents in '%s', the %s's count: %s", c.Lower, c.Keeps, c.Path)
