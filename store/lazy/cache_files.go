@@ -47,15 +47,15 @@ func (c *Cache) fileName(x *fileindex.Contents, node uint32) string {
 
 // readChunk reads a chunk that is here, and compares it. ok is false if it is not.
 func (c *Cache) readChunk(x *fileindex.Contents, k fileindex.Chunk) (data []byte, ok bool) {
-	name := c.fileName(x, k.Node)
-	fd, err := openFile(name)
-	if err == unix.ENOENT {
-		fd, err = openFile(name + partSuffix)
-	}
+	fd, _, err := c.openKept(x, k.Node)
 	if err != nil {
 		return nil, false
 	}
 	defer unix.Close(fd)
+	return compareChunk(fd, k)
+}
+
+func compareChunk(fd int, k fileindex.Chunk) (data []byte, ok bool) {
 	data = make([]byte, k.Size)
 	if n, err := preadFull(fd, data, k.Offset); err != nil || n < len(data) {
 		return nil, false
@@ -63,22 +63,42 @@ func (c *Cache) readChunk(x *fileindex.Contents, k fileindex.Chunk) (data []byte
 	return data, sha256.Sum256(data) == k.Digest
 }
 
-// readFile reads from a file that is here in part at least and was compared; fs.ErrNotExist if it has gone.
-func (c *Cache) readFile(x *fileindex.Contents, node uint32, p []byte, off int64) error {
+// openKept opens a file that is here, in part at least.
+func (c *Cache) openKept(x *fileindex.Contents, node uint32) (fd int, complete bool, err error) {
 	name := c.fileName(x, node)
-	fd, err := openFile(name)
-	if err == unix.ENOENT {
-		fd, err = openFile(name + partSuffix)
-	}
-	if err == unix.ENOENT { // it may just have been completed
-		fd, err = openFile(name)
+	for range 2 { // it may just have been completed
+		if fd, err = openFile(name); err != unix.ENOENT {
+			break
+		}
+		if fd, err = openFile(name + partSuffix); err != unix.ENOENT {
+			return fd, false, err
+		}
 	}
 	if err != nil {
-		return &os.PathError{Op: "open", Path: name, Err: err}
+		err = &os.PathError{Op: "open", Path: name, Err: err}
+	}
+	return fd, true, err
+}
+
+// readPiece reads p from a chunk that was compared before; off counts from the beginning of the file. fs.ErrNotExist says that
+// it has gone. A file that is not complete may have gone, too, and be another one by now, with a hole where
+// this chunk was: nothing of it is given out that was not compared just now.
+func (c *Cache) readPiece(x *fileindex.Contents, k fileindex.Chunk, p []byte, off int64) error {
+	fd, complete, err := c.openKept(x, k.Node)
+	if err != nil {
+		return err
 	}
 	defer unix.Close(fd)
+	if !complete {
+		data, ok := compareChunk(fd, k)
+		if !ok {
+			return fmt.Errorf("read '%s': %w", c.fileName(x, k.Node), fs.ErrNotExist)
+		}
+		copy(p, data[off-k.Offset:])
+		return nil
+	}
 	if n, err := preadFull(fd, p, off); err != nil || n < len(p) {
-		return fmt.Errorf("read '%s': %w", name, errors.Join(err, fs.ErrNotExist))
+		return fmt.Errorf("read '%s': %w", c.fileName(x, k.Node), errors.Join(err, fs.ErrNotExist))
 	}
 	return nil
 }
@@ -199,8 +219,9 @@ func finishFile(f *os.File, name string) error {
 	return unix.UtimesNanoAt(unix.AT_FDCWD, fmt.Sprintf("/proc/self/fd/%d", f.Fd()), []unix.Timespec{{Nsec: unix.UTIME_NOW}, storeTime}, 0)
 }
 
-// completeFile gives a file its name of which all chunks are here.
-func (c *Cache) completeFile(x *fileindex.Contents, node uint32) error {
+// completeFile gives a file its name of which all chunks should be here; errHoles says that some are not: it was taken away meanwhile,
+// and begun anew. Once it has its name it is not compared any more, so now it is.
+func (c *Cache) completeFile(ctx context.Context, x *fileindex.Contents, node uint32) error {
 	name := c.fileName(x, node)
 	f, err := os.OpenFile(name+partSuffix, os.O_RDWR|unix.O_NOFOLLOW, 0)
 	if err != nil {
@@ -209,15 +230,39 @@ func (c *Cache) completeFile(x *fileindex.Contents, node uint32) error {
 		}
 		return err
 	}
-	if err := errors.Join(finishFile(f, name), f.Close()); err != nil {
+	defer f.Close()
+	if !sameContents(ctx, int(f.Fd()), x, node) {
+		return fmt.Errorf("'%s': %w", name, errHoles)
+	}
+	if err := finishFile(f, name); err != nil {
 		return err
 	}
-	if err := os.Rename(name+partSuffix, name); err != nil && !errors.Is(err, fs.ErrNotExist) {
+	// What has that name now need not be what was compared.
+	ours := name + ".new-" + rand.Text()
+	if err := os.Rename(name+partSuffix, ours); err != nil {
+		if errors.Is(err, fs.ErrNotExist) {
+			return fmt.Errorf("'%s': %w", name, errHoles)
+		}
+		return err
+	}
+	here, err := os.Lstat(ours)
+	was, serr := f.Stat()
+	if err = errors.Join(err, serr); err == nil && !os.SameFile(here, was) {
+		err = fmt.Errorf("'%s': %w", name, errHoles)
+	}
+	if err == nil {
+		err = os.Rename(ours, name)
+	}
+	if err != nil {
+		_ = os.Remove(ours)
 		return err
 	}
 	crashpoint.Reached("lazy: file complete")
 	return nil
 }
+
+// errHoles: a file was thought to be all here, and is not.
+var errHoles = errors.New("a part of the file is not here any more")
 
 // onDisk is what a file of size bytes takes.
 func onDisk(size int64) int64 { return (size + 4095) / 4096 * 4096 }
@@ -230,15 +275,25 @@ func (c *Cache) sameFile(ctx context.Context, x *fileindex.Contents, node uint32
 		return false
 	}
 	defer unix.Close(fd)
+	if sameContents(ctx, fd, x, node) {
+		return true
+	}
+	if ctx.Err() == nil {
+		_ = os.Remove(name) // whoever wants it gets a true one
+	}
+	return false
+}
+
+// sameContents compares a file with what it should be.
+func sameContents(ctx context.Context, fd int, x *fileindex.Contents, node uint32) bool {
 	buf := make([]byte, fileindex.ChunkSize)
 	first, end := x.Chunks(node)
-	for i := first; i < end && ctx.Err() == nil; i++ {
+	for i := first; i < end; i++ {
 		k := x.Chunk(i)
-		if n, err := preadFull(fd, buf[:k.Size], k.Offset); err != nil || int64(n) < k.Size || sha256.Sum256(buf[:k.Size]) != k.Digest {
-			_ = os.Remove(name) // whoever wants it gets a true one
+		if n, err := preadFull(fd, buf[:k.Size], k.Offset); ctx.Err() != nil || err != nil || int64(n) < k.Size || sha256.Sum256(buf[:k.Size]) != k.Digest {
 			return false
 		}
 	}
 	var st unix.Stat_t
-	return ctx.Err() == nil && unix.Fstat(fd, &st) == nil && st.Size == x.Tree().Node(node).Size
+	return unix.Fstat(fd, &st) == nil && st.Size == x.Tree().Node(node).Size
 }

@@ -11,6 +11,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/strata-nix/strata/fileindex"
 	"github.com/strata-nix/strata/nar"
 	"github.com/strata-nix/strata/nixhash"
 	"github.com/strata-nix/strata/store"
@@ -222,4 +223,46 @@ func TestNotACache(t *testing.T) {
 	if entries, _ := os.ReadDir(d); len(entries) != 1 {
 		t.Errorf("%v", entries)
 	}
+}
+
+// What was read of a file, and evicted by somebody else, is not taken for the hole that is there when another part of the file has
+// come since.
+func TestPartsThatOthersHaveEvicted(t *testing.T) {
+	o, files := large(t, "o")
+	from := indexed(t, "a", forms["zstd"], o)
+	s := newSetup(t, lazy.Options{Origins: []lazy.Origin{from.origin(true)}}, lazy.CacheOptions{})
+	others, err := lazy.OpenCache(lazy.CacheOptions{Dir: s.cache.Dir()})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer others.Close()
+	big := files["lib/big"]
+	at := func(off int) {
+		t.Helper()
+		ob, node, err := s.find(t.Context(), o.Path(), "lib/big")
+		if err != nil {
+			t.Fatal(err)
+		}
+		b := make([]byte, 1000)
+		if n, err := ob.ReadAt(t.Context(), node, b, int64(off)); err != nil || string(b[:n]) != big[off:off+1000] {
+			t.Errorf("at %d: %d bytes, %v", off, n, err)
+		}
+	}
+	// Every chunk but one, so that the file is not complete; and then that one, as if the others were there.
+	const chunk = fileindex.ChunkSize
+	for off := 0; off+1000 < len(big)-chunk; off += chunk {
+		at(off)
+	}
+	if _, err := others.Evict(t.Context(), lazy.EvictOptions{All: true}); err != nil {
+		t.Fatal(err)
+	}
+	at(len(big) - 1000)
+	for off := 0; off+1000 < len(big); off += chunk {
+		at(off)
+	}
+	s.settled()
+	if d := s.store.Counts().Damaged; d != 0 {
+		t.Errorf("%d files were damaged", d)
+	}
+	s.wants(o.Path(), "lib/big", big)
 }

@@ -3,7 +3,9 @@ package lazy
 import (
 	"context"
 	"crypto/sha256"
+	"errors"
 	"fmt"
+	"io/fs"
 	"os"
 	"path/filepath"
 
@@ -27,7 +29,7 @@ func (pt *partial) mismatch(k fileindex.Chunk, data []byte) error {
 
 // graduate makes an object of which all files are here a complete one.
 func (pt *partial) graduate() {
-	if err := pt.tryGraduate(context.Background()); err != nil {
+	if err := pt.tryGraduate(context.Background()); err != nil && !errors.Is(err, fs.ErrNotExist) {
 		pt.o.s.complain("complete "+pt.info.Path.Base(), fmt.Errorf("'%s' is here and cannot be made complete: %w", pt.info.Path, err))
 	}
 }
@@ -111,9 +113,7 @@ func (pt *partial) lied(ctx context.Context, why error) error {
 	for n := range t.Len() {
 		if first, end := pt.x.Contents.Chunks(n); first < end && !c.sameFile(ctx, pt.x.Contents, n) {
 			spoilt = true
-			for i := first; i < end; i++ {
-				pt.unmark(i)
-			}
+			pt.unmarkFile(n)
 		}
 	}
 	if spoilt {
@@ -154,7 +154,9 @@ func (pt *partial) build(st *stage) error {
 			}
 		default:
 			st.made.Files++
-			err = pt.linkFile(n, at)
+			if err = pt.linkFile(n, at); errors.Is(err, fs.ErrNotExist) {
+				pt.unmarkFile(n) // it has been evicted, and comes again when somebody reads it
+			}
 		}
 		if err != nil {
 			return err

@@ -112,7 +112,7 @@ func (pt *partial) readChunk(ctx context.Context, i int, k fileindex.Chunk, b []
 			copy(b, data[off-k.Offset:])
 			return nil
 		}
-		err := pt.o.s.o.Cache.readFile(pt.x.Contents, k.Node, b, off)
+		err := pt.o.s.o.Cache.readPiece(pt.x.Contents, k, b, off)
 		if err == nil {
 			return nil
 		}
@@ -152,6 +152,14 @@ func (pt *partial) unmark(i int) {
 	if pt.hasLocked(i) {
 		pt.have[i/64] &^= 1 << (i % 64)
 		pt.left++
+	}
+}
+
+// unmarkFile forgets what was here of a file.
+func (pt *partial) unmarkFile(node uint32) {
+	first, end := pt.x.Contents.Chunks(node)
+	for i := first; i < end; i++ {
+		pt.unmark(i)
 	}
 }
 
@@ -381,7 +389,10 @@ func (pt *partial) store(n int, k fileindex.Chunk, data []byte) {
 	c := pt.o.s.o.Cache
 	err := c.writeChunk(pt.x.Contents, k, data)
 	if err == nil && pt.lastOf(n, k) {
-		err = c.completeFile(pt.x.Contents, k.Node)
+		if err = c.completeFile(context.Background(), pt.x.Contents, k.Node); errors.Is(err, errHoles) || errors.Is(err, fs.ErrNotExist) {
+			pt.unmarkFile(k.Node)
+			err = nil
+		}
 	}
 	if err != nil {
 		pt.o.s.count.through.Add(1)
