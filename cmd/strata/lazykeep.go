@@ -72,9 +72,7 @@ func runLazyKeep(ctx context.Context, g *globals, o lazyKeepOptions) error {
 	} else {
 		defer forget()
 	}
-	replace := make(chan struct{}, 1)
-	forward(ctx, unix.SIGHUP, replace)
-	return fusefs.Keep(ctx, conn, fusefs.KeepOptions{Command: g.lazyServeCommand(ref, o.state, ""), Replace: replace, Log: g.log()})
+	return fusefs.Keep(ctx, conn, fusefs.KeepOptions{Command: g.lazyServeCommand(ref, o.state, ""), Replace: onHangup(ctx), Log: g.log()})
 }
 
 // link makes a mount be found whose state is with its stack.

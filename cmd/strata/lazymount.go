@@ -7,7 +7,6 @@ import (
 	"fmt"
 	"os"
 	"os/exec"
-	"os/signal"
 	"path/filepath"
 	"slices"
 
@@ -133,8 +132,7 @@ func keepLazy(ctx context.Context, g *globals, ref store.Reference, dir, socket 
 		}
 	})
 	defer stop()
-	replace := make(chan struct{}, 1)
-	forward(ended, unix.SIGHUP, replace)
+	replace := onHangup(ctx)
 	if err := tellMounted(g, dir); err != nil {
 		return err
 	}
@@ -199,26 +197,6 @@ func tellMounted(g *globals, dir string) error {
 		return err
 	}
 	return g.out.flush()
-}
-
-// forward makes a signal known on a channel until ctx ends.
-func forward(ctx context.Context, sig os.Signal, to chan<- struct{}) {
-	signals := make(chan os.Signal, 1)
-	signal.Notify(signals, sig)
-	go func() {
-		defer signal.Stop(signals)
-		for {
-			select {
-			case <-ctx.Done():
-				return
-			case <-signals:
-				select {
-				case to <- struct{}{}:
-				default:
-				}
-			}
-		}
-	}()
 }
 
 // lazyServeCommand makes the commands of processes that serve a mount.

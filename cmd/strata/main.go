@@ -12,6 +12,7 @@ import (
 	"io"
 	"os"
 	"os/signal"
+	"sync/atomic"
 	"syscall"
 
 	"golang.org/x/sys/unix"
@@ -101,20 +102,59 @@ func untilSignal(ctx context.Context) (context.Context, func()) {
 			signal.Notify(signals, s)
 		}
 	}
+	h := &hangups{signals: signals, claimed: make(chan struct{}, 1)}
 	go func() {
-		select {
-		case s := <-signals:
-			signal.Stop(signals)
-			if s == syscall.SIGINT {
-				cancel(context.Canceled)
-			} else {
-				cancel(errTerminated)
+		defer signal.Stop(signals)
+		for {
+			select {
+			case s := <-signals:
+				if s == syscall.SIGHUP && h.pass() {
+					continue
+				}
+				if s == syscall.SIGINT {
+					cancel(context.Canceled)
+				} else {
+					cancel(errTerminated)
+				}
+				return
+			case <-ctx.Done():
+				return
 			}
-		case <-ctx.Done():
-			signal.Stop(signals)
 		}
 	}()
-	return ctx, func() { cancel(nil) }
+	return context.WithValue(ctx, hangupsKey{}, h), func() { cancel(nil) }
+}
+
+// hangups are the signals SIGHUP, to which some commands give a meaning of their own.
+type hangups struct {
+	signals chan os.Signal
+	taken   atomic.Bool
+	claimed chan struct{}
+}
+
+type hangupsKey struct{}
+
+// pass hands one to the command that has claimed them, if one has.
+func (h *hangups) pass() bool {
+	if !h.taken.Load() {
+		return false
+	}
+	select {
+	case h.claimed <- struct{}{}:
+	default: // the last one has not been heard yet
+	}
+	return true
+}
+
+// onHangup claims SIGHUP, which ends the command's context otherwise.
+func onHangup(ctx context.Context) <-chan struct{} {
+	h, ok := ctx.Value(hangupsKey{}).(*hangups)
+	if !ok {
+		return nil
+	}
+	h.taken.Store(true)
+	signal.Notify(h.signals, syscall.SIGHUP)
+	return h.claimed
 }
 
 // isTerminal tells whether a person sees what is written to w.
