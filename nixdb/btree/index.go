@@ -162,9 +162,9 @@ func (d *node) lower(in Range) (int, error) {
 
 // in tells where the record is.
 func (r Record) in(in Range) (int, error) {
-	var first [1]Value
-	if _, err := r.Columns(first[:]); err != nil {
+	first, err := r.first()
+	if err != nil {
 		return 0, err
 	}
-	return in(first[0]), nil
+	return in(first), nil
 }
