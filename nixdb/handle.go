@@ -1,6 +1,7 @@
 package nixdb
 
 import (
+	"sync/atomic"
 	"time"
 
 	"github.com/strata-nix/strata/internal/flock"
@@ -18,6 +19,9 @@ type handle struct {
 	out     int         // connections in use
 	spoiled bool        // something is wrong with it: open it anew
 	dead    bool        // no longer the DB's; ends with the last connection in use
+
+	// How the file looked when the log was last found to be its own. No lock guards it.
+	sound atomic.Pointer[fileState]
 }
 
 // fresh tells whether the file under the handle's name is still what the handle
@@ -34,8 +38,7 @@ func (h *handle) unchanged(file string) bool {
 // same is fresh but for a change that the clock was too coarse to show.
 func (h *handle) same(file string) bool {
 	if h.access == readWrite {
-		s, err := lookForWriting(file)
-		return err == nil && s.sameFile(h.state) && s.logIno == h.state.logIno // see overwritten
+		return h.ours(file)
 	}
 	s, err := lookClosely(file)
 	switch {
@@ -47,6 +50,28 @@ func (h *handle) same(file string) bool {
 	default:
 		return s.sameFile(h.state) && s.logged()
 	}
+}
+
+// ours is same for a database that others write to, too. Whoever puts another one in the
+// place of this one, in the same file, writes to that file, see overwritten; as long as
+// nobody has, which is nearly always, the log need not be looked at.
+func (h *handle) ours(file string) bool {
+	now := time.Now()
+	s, err := look(file)
+	if err != nil || !s.sameFile(h.state) {
+		return false
+	}
+	if was := h.sound.Load(); was != nil && *was == s {
+		return true
+	}
+	_, logIno, err := lookBeside(file + "-wal")
+	if err != nil || logIno != h.state.logIno {
+		return false
+	}
+	if s.settled(now) {
+		h.sound.Store(&s)
+	}
+	return true
 }
 
 // overwritten tells that another database was put in the place of this one, in the
