@@ -328,6 +328,8 @@ func TestLinkRoots(t *testing.T) {
 	link(filepath.Join(out, "gone"), "stale")
 	link(out, "nolink")
 	link("self", "self")
+	link("self/below", "loop")
+	link(strings.Repeat("x", 4000), "long")
 	if err := os.WriteFile(filepath.Join(f.state, "gcroots", path("c").Base()), nil, 0o600); err != nil {
 		t.Fatal(err)
 	}
@@ -346,6 +348,11 @@ func TestLinkRoots(t *testing.T) {
 	}
 	if _, err := os.Lstat(filepath.Join(f.state, "gcroots/auto/stale")); err == nil {
 		t.Error("the stale link is still there")
+	}
+	for _, name := range []string{"loop", "long"} { // somebody may mend them
+		if _, err := os.Lstat(filepath.Join(f.state, "gcroots/auto", name)); err != nil {
+			t.Error(err)
+		}
 	}
 }
 

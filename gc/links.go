@@ -81,6 +81,8 @@ func (s *linkScan) link(path string) error {
 	}
 	second, err := os.Readlink(target)
 	switch {
+	case isNowhere(err):
+		return nil
 	case errors.Is(err, fs.ErrNotExist):
 		if strings.HasPrefix(path, s.auto) {
 			activity.Logf(s.ctx, activity.Info, "removing stale link from '%s' to '%s'", path, target)
@@ -108,7 +110,7 @@ func (s *linkScan) found(link, target string) bool {
 // passOver is for what cannot be a root to anybody because it cannot be read.
 // Anything else stops the collection: not knowing a root is no licence to delete.
 func (s *linkScan) passOver(path string, err error) error {
-	if errors.Is(err, fs.ErrNotExist) || errors.Is(err, fs.ErrPermission) || isNotDir(err) {
+	if errors.Is(err, fs.ErrNotExist) || errors.Is(err, fs.ErrPermission) || isNotDir(err) || isNowhere(err) {
 		if !errors.Is(err, fs.ErrNotExist) {
 			activity.Logf(s.ctx, activity.Info, "cannot read potential root '%s'", path)
 		}

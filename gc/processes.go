@@ -245,5 +245,11 @@ func gone(err error) bool {
 	return errors.Is(err, fs.ErrNotExist) || errors.Is(err, fs.ErrPermission) || errors.Is(err, unix.ESRCH)
 }
 
+// isNowhere tells that nothing can be at a path, whatever anybody does: it goes round in circles, or is
+// longer than paths are. Anybody may make a link to one.
+func isNowhere(err error) bool {
+	return errors.Is(err, unix.ELOOP) || errors.Is(err, unix.ENAMETOOLONG)
+}
+
 func isNotDir(err error) bool  { return errors.Is(err, unix.ENOTDIR) }
 func isNotLink(err error) bool { return errors.Is(err, unix.EINVAL) }
