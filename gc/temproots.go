@@ -88,6 +88,7 @@ type TempRootsFile struct {
 	file     *flock.Lock
 	size     int64 // of what is complete in file
 	gcLock   *flock.Lock
+	held     *flock.Lock // see Hold
 	gc       collector
 	have     storepath.Set
 }
@@ -207,6 +208,10 @@ func (t *TempRootsFile) Close() error {
 		_ = os.Remove(t.file.File().Name()) // an unlocked file is stale anyway
 	}
 	t.closeFiles()
+	if t.held != nil {
+		_ = t.held.Close()
+		t.held = nil
+	}
 	return nil
 }
 

@@ -116,7 +116,7 @@ func newTrash(ctx context.Context, p *Parts) (*trash, error) {
 // of: then there is nothing to be done but to make room.
 func (t *trash) mkdir(name string) error {
 	err := unix.Mkdirat(int(t.store.Fd()), name, 0o700)
-	if errors.Is(err, unix.ENOSPC) || errors.Is(err, unix.EDQUOT) {
+	if isFull(err) {
 		t.full = true
 		return nil
 	}

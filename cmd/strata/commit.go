@@ -172,7 +172,7 @@ func (o *commitOptions) commit(ctx context.Context, g *globals, l *stack.Layers,
 	}
 	roots := gc.NewTempRootsFile(l.State, strconv.Itoa(os.Getpid())+".commit", l.StoreDir)
 	defer func() { _ = roots.Close() }()
-	plan, err := planHeld(ctx, layers, opts, roots.Add)
+	plan, err := planHeld(ctx, layers, opts, roots.Hold)
 	if err != nil {
 		return err
 	}
