@@ -60,12 +60,16 @@ type model struct {
 	lowers  []map[int]bool // what each has
 	upper   map[int]bool   // what lies in the upper layer
 	roots   map[int]bool   // what gc roots lead to
+	kept    map[int]bool   // what a repair has ever put into the upper for good
+	deriver map[int]int    // of those objects that were built
 }
 
 func newModel(t *testing.T, w *world, seed uint64) *model {
 	m := &model{t: t, w: w, rng: rand.New(rand.NewPCG(seed, 0)), done: map[string]int{}, number: map[storepath.Path]int{}, //nolint:gosec // repeatable
-		upper: map[int]bool{}, roots: map[int]bool{}, current: []int{0, 1}}
+		upper: map[int]bool{}, roots: map[int]bool{}, kept: map[int]bool{}, current: []int{0, 1}}
 	m.objects = storetest.Web(t, storepath.DefaultDir, modelObjects)
+	w.lower(t, sourceName, m.objects...)
+	m.addRecipes()
 	for i, o := range m.objects {
 		m.number[o.Path()] = i
 		var refs []int
@@ -74,7 +78,6 @@ func newModel(t *testing.T, w *world, seed uint64) *model {
 		}
 		m.refs = append(m.refs, refs)
 	}
-	w.lower(t, sourceName, m.objects...)
 	for i := range modelLowers {
 		m.lowers = append(m.lowers, map[int]bool{})
 		w.lower(t, lowerName(i))

@@ -54,6 +54,7 @@ func (st *modelStep) paths() []storepath.Path {
 func modelParts(dir string) Parts {
 	p := parts()
 	p.Upper.NoSync = true // nobody pulls the plug
+	p.Upper.Build = building()
 	p.Upper.Substituters = []string{"memory://source"}
 	p.Upper.Pool = substitute.NewPool(func(ctx context.Context, _ string) (store.Store, error) {
 		return local.Open(ctx, local.Options{Root: filepath.Join(dir, sourceName), ReadOnly: true})
@@ -66,6 +67,11 @@ func (st *modelStep) perform(ctx context.Context, s *Stack) error {
 	switch st.Do {
 	case "add":
 		return st.add(ctx, s)
+	case "build":
+		if err := st.add(ctx, s); err != nil {
+			return err
+		}
+		return buildOne(ctx, s.Store, st.paths()[len(st.Names)-1])
 	case "root":
 		_, err := s.Store.AddPermRoot(ctx, st.paths()[0], st.Link)
 		return err
@@ -160,6 +166,7 @@ func (m *model) walk() {
 		{8, "add", m.add}, {5, "root", m.root}, {3, "unroot", m.unroot}, {4, "gc", m.gc}, {3, "delete", m.deleteOne},
 		{4, "grow", m.growOne}, {3, "optimise", m.optimise}, {3, "pivot", m.pivot}, {2, "remount", m.remount},
 		{2, "lose", m.loseLower}, {2, "spoil", m.spoilUpper}, {4, "kill", m.kill},
+		{3, "build", m.build}, {2, "spoil lower", m.spoilLower}, {1, "commit", m.commit},
 	}
 	total := 0
 	for _, k := range kinds {
@@ -251,7 +258,7 @@ func (m *model) gc() bool {
 	// object that the upper has as well lives by roots of which the upper knows.
 	known, rows := maps.Clone(m.roots), m.withRow()
 	maps.DeleteFunc(known, func(i int, _ bool) bool { return !rows[i] })
-	alive := m.closure(known)
+	alive := m.alive(known, rows)
 	maps.DeleteFunc(m.upper, func(i int, _ bool) bool { return !alive[i] })
 	for i := range m.closure(m.roots) {
 		if !m.valid(i) {
@@ -263,7 +270,11 @@ func (m *model) gc() bool {
 }
 
 func (m *model) deleteOne() bool {
-	alive, used := m.closure(m.roots), map[int]bool{}
+	rows, used := m.withRow(), map[int]bool{}
+	alive := m.alive(m.roots, rows)
+	for out, drv := range m.deriver { // what stays keeps it, alive or not, as in Nix
+		used[drv] = rows[out]
+	}
 	for i := range m.upper {
 		for _, r := range m.refs[i] {
 			used[r] = true
@@ -311,13 +322,14 @@ func (m *model) growOne() bool {
 // optimise drops from the upper what a lower has.
 func (m *model) optimise() bool {
 	m.perform(m.stepOf("optimise"))
-	m.withoutDuplicates()
+	maps.DeleteFunc(m.upper, func(i int, _ bool) bool { return m.below(i) })
 	return true
 }
 
+// withoutDuplicates is what a repair leaves. What it has put there for good it does not look at.
 func (m *model) withoutDuplicates() {
 	for i := range m.upper {
-		if m.below(i) {
+		if m.below(i) && !m.kept[i] {
 			delete(m.upper, i)
 		}
 	}
@@ -417,7 +429,7 @@ func (m *model) mustFind(code check.Code, i int) {
 
 // spoilUpper changes what an object of the upper contains, and has it repaired.
 func (m *model) spoilUpper() bool {
-	i := m.pick(func(i int) bool { return m.upper[i] })
+	i := m.pick(func(i int) bool { return m.upper[i] && i < modelObjects })
 	if i < 0 {
 		return false
 	}
@@ -434,6 +446,9 @@ func (m *model) spoilUpper() bool {
 	}
 	m.mustFind(check.ObjectModified, i)
 	m.perform(m.stepOf("repair"))
+	if m.below(i) { // the copy there is right
+		delete(m.upper, i)
+	}
 	m.withoutDuplicates() // they are a disorder, and mended with the rest
 	return true
 }
@@ -443,7 +458,7 @@ func (m *model) spoilUpper() bool {
 func (m *model) kill() bool {
 	var st *modelStep
 	var next []int
-	switch m.rng.IntN(5) {
+	switch m.rng.IntN(6) {
 	case 0:
 		st = m.toAdd()
 	case 1:
@@ -454,6 +469,8 @@ func (m *model) kill() bool {
 		st = m.stepOf("repair")
 	case 4:
 		st, next = m.pivoting()
+	case 5:
+		st, _ = m.toBuild()
 	}
 	m.w.takeDown(m.t, m.s)
 	m.s = nil
