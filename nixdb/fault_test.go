@@ -32,6 +32,13 @@ func TestMain(m *testing.M) {
 		fmt.Fprintln(os.Stderr, writeOn(dbDir))
 		os.Exit(1)
 	}
+	if dbDir := os.Getenv(loaderVar); dbDir != "" {
+		if err := loadAndDie(dbDir); err != nil {
+			fmt.Fprintln(os.Stderr, err)
+			os.Exit(1)
+		}
+		os.Exit(0)
+	}
 	os.Exit(m.Run())
 }
 

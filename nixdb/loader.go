@@ -131,8 +131,8 @@ func (l *loader) addPath(info *store.PathInfo) (int64, error) {
 		l.again = l.again || l.stream && id > l.graph.base
 		return id, l.update(info)
 	}
-	if !info.CA.IsZero() && !info.IsContentAddressed(l.db.o.Dir) {
-		return 0, &ContentAddressError{Path: l.db.o.Dir.Print(info.Path)}
+	if err := l.db.checkAddress(info); err != nil {
+		return 0, err
 	}
 	if id == 0 {
 		id = l.nextID()

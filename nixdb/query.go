@@ -123,9 +123,17 @@ type names map[int64]storepath.Path
 // maxNames is how many a connection remembers, in some 2 MiB.
 const maxNames = 16384
 
+// names gives what the connection remembers. When that is too much, some of it goes,
+// whichever comes first: what much else refers to is soon there again.
 func (c *conn) names() names {
-	if c.known == nil || len(c.known) > maxNames {
+	if c.known == nil || len(c.known) > 2*maxNames {
 		c.known = make(names)
+	}
+	for id := range c.known {
+		if len(c.known) <= maxNames {
+			break
+		}
+		delete(c.known, id)
 	}
 	return c.known
 }

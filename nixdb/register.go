@@ -2,8 +2,8 @@ package nixdb
 
 import (
 	"context"
+	"errors"
 	"iter"
-	"slices"
 
 	"github.com/strata-nix/strata/store"
 	"github.com/strata-nix/strata/storepath"
@@ -40,28 +40,68 @@ const loadBatch = 8192
 
 // Load is Register for any number of paths. It reads the first batch of its input
 // before it shuts other writers out, and the rest while it does; regs must not
-// write to the database. An error of regs ends it, and nothing is registered. It
-// tells how many registrations it read.
+// write to the database, and is read in a goroutine of its own. An error of regs ends
+// it, and nothing is registered. It tells how many registrations it read.
 //
-// Its memory is bounded when references come before what refers to them. What was
+// An empty database that nobody else has open is filled past SQL, and put in place in one
+// transaction in the end; until then nobody else can open it. That takes some 100 bytes of memory
+// a path. Otherwise memory is bounded when references come before what refers to them. What was
 // referred to and has not come takes some 150 bytes a path, and as long as there is
 // any such path, every reference 8 bytes.
 func (db *DB) Load(ctx context.Context, regs iter.Seq2[Registration, error]) (n int, err error) {
-	next, stop := iter.Pull2(regs)
-	defer stop()
-	first, err := db.nextBatch(next, nil)
+	f := newFeed(regs, min(db.batch, feedChunk))
+	defer f.stop()
+	first, err := f.batch(db.batch, nil)
 	if err != nil {
 		return 0, err
 	}
 	if len(first) < db.batch {
 		return len(first), db.Register(ctx, first)
 	}
-	return db.loadAll(ctx, first, next)
+	if n, err = db.loadImage(ctx, first, f); errors.Is(err, errNoImage) {
+		n, err = db.loadRows(ctx, first, f)
+	}
+	return n, err
 }
 
-// loadAll is Load when there is more than one batch. Once it has begun it cannot
+// loadImage is Load into an empty database. The error is errNoImage if it is not, and nothing was read then.
+func (db *DB) loadImage(ctx context.Context, batch []Registration, f *feed) (n int, err error) {
+	const op = "loading paths"
+	if db.o.ReadOnly {
+		return 0, errNoImage // which loadRows tells
+	}
+	var c *conn
+	var b *bulkLoad
+	err = db.retry(ctx, op, 0, func() error {
+		if c, err = db.acquire(ctx, true); err != nil {
+			return err
+		}
+		if b, err = db.beginImage(c); err != nil {
+			err = errors.Join(err, c.endImage(ctx, nil))
+			db.release(c, true, err)
+		}
+		return err
+	})
+	if err != nil {
+		return 0, err
+	}
+	for len(batch) > 0 && err == nil {
+		n += len(batch)
+		if err = b.add(ctx, batch); err == nil {
+			batch, err = f.batch(1, batch)
+		}
+	}
+	if err == nil {
+		err = b.finish(ctx, c)
+	}
+	err = errors.Join(err, c.endImage(ctx, b))
+	db.release(c, true, err)
+	return n, db.named(ctx, op, err)
+}
+
+// loadRows is Load by SQL when there is more than one batch. Once it has begun it cannot
 // be done again, as its input cannot be had again.
-func (db *DB) loadAll(ctx context.Context, batch []Registration, next func() (Registration, error, bool)) (n int, err error) {
+func (db *DB) loadRows(ctx context.Context, batch []Registration, f *feed) (n int, err error) {
 	const op = "loading paths"
 	c, err := db.beginBulk(ctx, op)
 	if err != nil {
@@ -81,7 +121,7 @@ func (db *DB) loadAll(ctx context.Context, batch []Registration, next func() (Re
 			if err := l.add(ctx, batch); err != nil {
 				return err
 			}
-			if batch, err = db.nextBatch(next, batch); err != nil {
+			if batch, err = f.batch(db.batch, batch); err != nil {
 				return err
 			}
 		}
@@ -90,23 +130,6 @@ func (db *DB) loadAll(ctx context.Context, batch []Registration, next func() (Re
 	c.endBulk()
 	db.release(c, true, err)
 	return n, db.named(ctx, op, err)
-}
-
-// nextBatch reads registrations into the space of old.
-func (db *DB) nextBatch(next func() (Registration, error, bool), old []Registration) ([]Registration, error) {
-	clear(old)
-	batch := slices.Grow(old[:0], 64)
-	for len(batch) < db.batch {
-		r, err, ok := next()
-		if err != nil {
-			return nil, err
-		}
-		if !ok {
-			break
-		}
-		batch = append(batch, r)
-	}
-	return batch, nil
 }
 
 // beginBulk begins a write transaction with a big cache, with the memory of indices

@@ -57,19 +57,27 @@ func (db *DB) seenInfo(v *view, p storepath.Path, names names) (*store.PathInfo,
 	if err != nil {
 		return nil, err
 	}
-	names[id] = info.Path
-	info.References, err = db.seenReferences(v, id, names)
+	info.References, err = db.seenReferences(v, id, info.Path, names)
 	return info, err
 }
 
-// seenReferences is references.
-func (db *DB) seenReferences(v *view, id int64, names names) ([]storepath.Path, error) {
+// seenReferences is references. Of p itself nothing is remembered: what was asked about
+// is not what is referred to most.
+func (db *DB) seenReferences(v *view, id int64, p storepath.Path, names names) ([]storepath.Path, error) {
 	var few [32]int64
 	ids, err := v.references(id, few[:0])
-	if err != nil {
+	if err != nil || len(ids) == 0 {
 		return nil, err
 	}
-	return db.seenNames(v, ids, names)
+	refs := make([]storepath.Path, len(ids))
+	for i, ref := range ids {
+		if ref == id {
+			refs[i] = p
+		} else if refs[i], err = db.seenName(v, ref, names); err != nil {
+			return nil, err
+		}
+	}
+	return storepath.SortUnique(refs), nil
 }
 
 // seenReferrers gives the paths that refer to one.
@@ -133,7 +141,7 @@ func (db *DB) seenInfos(v *view, after, upTo int64, names names) (list []*store.
 		return nil
 	})
 	for i := 0; err == nil && i < len(list); i++ {
-		list[i].References, err = db.seenReferences(v, ids[i], names)
+		list[i].References, err = db.seenReferences(v, ids[i], list[i].Path, names)
 	}
 	return list, last, err
 }

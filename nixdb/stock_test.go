@@ -101,6 +101,31 @@ func TestStockNixReadsWhatWeWrite(t *testing.T) {
 	})
 }
 
+// A database that was filled past SQL is one for stock Nix, which goes on with it.
+func TestStockNixReadsLoadsPastSQL(t *testing.T) {
+	testenv.EachNix(t, func(t *testing.T, nix *testenv.NixEnv) {
+		regs := bulkInput(300)
+		var infos []*store.PathInfo
+		for _, r := range regs {
+			infos = append(infos, r.Info)
+		}
+		place(t, nix, infos)
+		db := open(t, stockDB(nix), nixdb.Options{})
+		if past, err := load(t, db, regs); err != nil || !past {
+			t.Fatalf("past SQL: %v, %v", past, err)
+		}
+		if d := cmp.Diff(listed(t, db), dump(t, nix), comparable); d != "" {
+			t.Error(d[:min(len(d), 2000)])
+		}
+		nix.Run(t, "nix-store", "--verify")
+		nix.Run(t, "nix-store", "--gc") // deletes every row, by all indices
+		if n := len(allPaths(t, db)); n != 0 {
+			t.Errorf("%d paths are left", n)
+		}
+		healthy(t, db)
+	})
+}
+
 func TestWeReadWhatStockNixWrites(t *testing.T) {
 	testenv.EachNix(t, func(t *testing.T, nix *testenv.NixEnv) {
 		file := nix.Run(t, "nix-store", "--add", nix.WriteFile(t, "hello", "hello\n"))

@@ -35,6 +35,14 @@ func (db *DB) checkHash(info *store.PathInfo) error {
 	return nil
 }
 
+// checkAddress refuses an info whose path does not follow from its content address.
+func (db *DB) checkAddress(info *store.PathInfo) error {
+	if !info.CA.IsZero() && !info.IsContentAddressed(db.o.Dir) {
+		return &ContentAddressError{Path: db.o.Dir.Print(info.Path)}
+	}
+	return nil
+}
+
 func (db *DB) update(c *conn, info *store.PathInfo) error {
 	if err := db.checkHash(info); err != nil {
 		return err
