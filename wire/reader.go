@@ -44,6 +44,13 @@ func NewReader(r io.Reader) *Reader {
 	return &Reader{r: bufio.NewReaderSize(r, 32<<10)}
 }
 
+// Reset forgets everything, the error too, and reads from r. Making a Reader takes more
+// time than a short conversation.
+func (r *Reader) Reset(from io.Reader) {
+	r.r.Reset(from)
+	r.err, r.off = nil, 0
+}
+
 // Err is the first error. A stream that ends inside a value gives
 // io.ErrUnexpectedEOF; one that ends before the first byte of a value, io.EOF.
 func (r *Reader) Err() error { return r.err }
@@ -98,6 +105,13 @@ func (r *Reader) full(p []byte, atStart bool) bool {
 
 // Uint64 reads an integer.
 func (r *Reader) Uint64() uint64 {
+	if r.err == nil && r.r.Buffered() >= 8 {
+		b, _ := r.r.Peek(8) // they are there
+		n := binary.LittleEndian.Uint64(b)
+		_, _ = r.r.Discard(8)
+		r.off += 8
+		return n
+	}
 	if !r.full(r.tmp[:], true) {
 		return 0
 	}

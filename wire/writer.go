@@ -18,6 +18,12 @@ func NewWriter(w io.Writer) *Writer {
 	return &Writer{w: bufio.NewWriterSize(w, 32<<10)}
 }
 
+// Reset forgets everything, what was not sent and the error, too, and writes to w.
+func (w *Writer) Reset(to io.Writer) {
+	w.w.Reset(to)
+	w.err = nil
+}
+
 // Err is the first error.
 func (w *Writer) Err() error { return w.err }
 

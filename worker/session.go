@@ -7,6 +7,7 @@ import (
 	"io"
 	"log/slog"
 	"runtime/debug"
+	"sync"
 	"time"
 
 	"github.com/strata-nix/strata/activity"
@@ -64,8 +65,11 @@ func Serve(ctx context.Context, conn io.ReadWriter, o Session) error {
 		o.Greeted = func() {}
 	}
 	s := &session{Session: o, conn: conn, view: o.Store}
-	s.in = &decoder{Reader: wire.NewReader(s), dir: o.Store.Dir()}
-	s.out = &encoder{Writer: wire.NewWriter(conn), dir: o.Store.Dir()}
+	b := buffers.Get().(*buffer)
+	b.in.Reset(s)
+	b.out.Reset(conn)
+	s.in = &decoder{Reader: b.in, dir: o.Store.Dir()}
+	s.out = &encoder{Writer: b.out, dir: o.Store.Dir()}
 	defer s.closeRoots()
 	if c, ok := conn.(interface {
 		SetReadDeadline(time.Time) error
@@ -78,11 +82,28 @@ func Serve(ctx context.Context, conn io.ReadWriter, o Session) error {
 		defer stop()
 	}
 	err := s.run(ctx)
+	if err == nil {
+		// The client hung up where a request could have begun. So nothing of what it asked
+		// for is still under way, and nobody else has these.
+		b.in.Reset(nil)
+		b.out.Reset(nil)
+		buffers.Put(b)
+	}
 	if ctx.Err() != nil {
 		return context.Cause(ctx)
 	}
 	return err
 }
+
+// buffer is what a connection is read and written through.
+type buffer struct {
+	in  *wire.Reader
+	out *wire.Writer
+}
+
+// buffers are those of connections that have ended, for the next ones: clients that ask one
+// question each come by the thousand.
+var buffers = sync.Pool{New: func() any { return &buffer{wire.NewReader(nil), wire.NewWriter(nil)} }}
 
 // session is one connection. It belongs to one goroutine, but for the tunnel.
 type session struct {
