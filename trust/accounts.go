@@ -101,25 +101,31 @@ func parseEntry(line string, fields int) ([]string, bool) {
 // those do not know somebody and nsswitch.conf names other sources (LDAP, SSSD,
 // systemd, …), what getent says. Reading those sources ourselves would take the C
 // library.
-func System() Accounts {
-	return system{
-		Files:  Files{Passwd: "/etc/passwd", Group: "/etc/group"},
-		nss:    "/etc/nsswitch.conf",
-		getent: []string{"/usr/bin/getent", "/run/current-system/sw/bin/getent", "/bin/getent"},
-	}
+func System() Accounts { return thisMachine }
+
+const settling = 20 * time.Millisecond
+
+// thisMachine is one for all, as it remembers.
+var thisMachine = system{
+	Files:  Files{Passwd: "/etc/passwd", Group: "/etc/group"},
+	users:  &nameFile{path: "/etc/passwd", settling: settling},
+	groups: &nameFile{path: "/etc/group", settling: settling},
+	nss:    "/etc/nsswitch.conf",
+	getent: []string{"/usr/bin/getent", "/run/current-system/sw/bin/getent", "/bin/getent"},
 }
 
 type system struct {
 	Files
-	nss    string
-	getent []string // where it may be
+	users, groups *nameFile // the same files; nil: nothing is remembered
+	nss           string
+	getent        []string // where it may be
 }
 
 // getentTimeout is how long a directory service may take to know a user.
 const getentTimeout = 10 * time.Second
 
 func (s system) UserName(uid uint32) (string, error) {
-	name, err := s.Files.UserName(uid)
+	name, err := s.users.name(uid, s.Files.UserName)
 	if name != "" || err != nil || !s.elsewhere("passwd") {
 		return name, err
 	}
@@ -127,7 +133,7 @@ func (s system) UserName(uid uint32) (string, error) {
 }
 
 func (s system) GroupName(gid uint32) (string, error) {
-	name, err := s.Files.GroupName(gid)
+	name, err := s.groups.name(gid, s.Files.GroupName)
 	if name != "" || err != nil || !s.elsewhere("group") {
 		return name, err
 	}
