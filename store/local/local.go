@@ -72,6 +72,7 @@ type Layering struct {
 type Store struct {
 	*shared
 	opts   Options // those that a client may override
+	chosen *chosen // what came of overriding them; nil for a view
 	engine *substitute.Engine
 }
 
@@ -133,7 +134,7 @@ func Open(ctx context.Context, o Options) (*Store, error) {
 // OpenLayered opens a store as the upper part of a layered one.
 func OpenLayered(ctx context.Context, o Options, l Layering) (*Store, error) {
 	o = o.resolved()
-	s := &Store{opts: o, shared: &shared{dir: o.Dir, real: o.Real, state: o.State, log: o.Log, uri: o.URI, layer: l, auto: newAutoGC()}}
+	s := &Store{opts: o, chosen: new(chosen), shared: &shared{dir: o.Dir, real: o.Real, state: o.State, log: o.Log, uri: o.URI, layer: l, auto: newAutoGC()}}
 	if s.layer.Deletable == "" {
 		s.layer.Deletable = s.real
 	}
@@ -184,7 +185,7 @@ func (s *Store) Trust(context.Context) (store.Trust, error) { return store.Trust
 
 // Override gives a view with other settings, see overrides.
 func (s *Store) Override(settings map[string]string) (store.Store, error) {
-	o, err := s.opts.override(settings)
+	o, err := s.chosen.override(s.opts, settings)
 	common := *s.shared
 	return s.viewOf(common, o), err
 }
