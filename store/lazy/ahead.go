@@ -19,7 +19,7 @@ import (
 // is to get the most of the line.
 const (
 	aheadJobs   = 6
-	aheadBeside = 2
+	aheadBeside = 4
 )
 
 // A run of an object's NAR that is fetched ahead at once: files that lie no further apart come together, gaps and
@@ -41,11 +41,7 @@ type gate struct {
 func (g *gate) enter(ctx context.Context) error {
 	for {
 		g.mu.Lock()
-		limit := aheadJobs
-		if g.demand > 0 {
-			limit = aheadBeside
-		}
-		if g.active < limit {
+		if g.active < g.limit() {
 			g.active++
 			g.mu.Unlock()
 			return nil
@@ -61,6 +57,25 @@ func (g *gate) enter(ctx context.Context) error {
 			return context.Cause(ctx)
 		}
 	}
+}
+
+// try takes a place if there is one.
+func (g *gate) try() bool {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	if g.active >= g.limit() {
+		return false
+	}
+	g.active++
+	return true
+}
+
+// limit is how many may be in. g.mu is held.
+func (g *gate) limit() int {
+	if g.demand > 0 {
+		return aheadBeside
+	}
+	return aheadJobs
 }
 
 func (g *gate) leave() { g.change(func() { g.active-- }) }
@@ -113,27 +128,55 @@ func (o *Objects) fetchAhead(ctx context.Context, wants []Want, parts func(conte
 	if err != nil {
 		return err
 	}
-	var mu sync.Mutex
-	var errs []error
 	var all sync.WaitGroup
-	for _, w := range groups {
-		if err := o.gate.enter(ctx); err != nil {
-			break
-		}
+	found := make([]chan *partial, len(groups))
+	turn := make(chan struct{}, aheadLookups)
+	for n, w := range groups {
+		found[n] = make(chan *partial, 1)
 		all.Go(func() {
-			defer o.gate.leave()
-			if err := o.fetchGroup(ctx, w, parts); err != nil {
-				mu.Lock()
-				errs = append(errs, err)
-				mu.Unlock()
+			select {
+			case turn <- struct{}{}:
+				found[n] <- parts(ctx, w.info)
+				<-turn
+			case <-ctx.Done():
 			}
 		})
+	}
+	var failed failures
+	for n, w := range groups {
+		var pt *partial
+		select {
+		case pt = <-found[n]:
+		case <-ctx.Done():
+		}
+		if ctx.Err() != nil {
+			break
+		}
+		o.startGroup(ctx, w, pt, &all, &failed)
 	}
 	all.Wait()
 	if ctx.Err() != nil {
 		return context.Cause(ctx)
 	}
-	return errors.Join(errs...)
+	return failed.join()
+}
+
+// failures are those of several goroutines.
+type failures struct {
+	mu   sync.Mutex
+	errs []error
+}
+
+func (f *failures) add(err error) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.errs = append(f.errs, err)
+}
+
+func (f *failures) join() error {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return errors.Join(f.errs...)
 }
 
 // group finds what is valid of wants, in their order; files of an object that follow closely come together.
@@ -174,64 +217,73 @@ func (s *Store) group(ctx context.Context, wants []Want) (groups []*wantedFiles,
 	return groups, nil
 }
 
-// fetchGroup fetches one of them.
-func (o *Objects) fetchGroup(ctx context.Context, w *wantedFiles, parts func(context.Context, *store.PathInfo) *partial) error {
-	if pt := parts(ctx, w.info); pt != nil {
-		n, err := pt.fetchAhead(ctx, w.files)
-		o.s.count.ahead.Add(int64(n))
-		if !errors.Is(err, errWhole) {
+// startGroup begins to fetch one of them: its runs in the order of the NAR, or all of its object. It returns when the last has
+// begun.
+func (o *Objects) startGroup(ctx context.Context, w *wantedFiles, pt *partial, all *sync.WaitGroup, failed *failures) {
+	start := func(fetch func() error) bool {
+		if err := o.gate.enter(ctx); err != nil {
+			return false
+		}
+		all.Go(func() {
+			defer o.gate.leave()
+			if err := fetch(); err != nil {
+				failed.add(err)
+			}
+		})
+		return true
+	}
+	whole := func() error {
+		if o.s.o.Cache.Has(w.info.Path) {
+			return nil
+		}
+		err := o.fetch.fetch(ctx, w.info)
+		if err == nil {
+			o.s.count.ahead.Add(1)
+		}
+		return err
+	}
+	if pt == nil {
+		start(whole)
+		return
+	}
+	for chunks := pt.wantedOf(w.files); len(chunks) > 0; {
+		n := pt.runOf(chunks)
+		run := chunks[:n]
+		chunks = chunks[n:]
+		if !start(func() error {
+			err := pt.fetchRun(ctx, run)
+			if errors.Is(err, errWhole) {
+				return whole()
+			}
+			if err == nil {
+				o.s.count.ahead.Add(int64(len(run)))
+			}
 			return err
+		}) {
+			return
 		}
 	}
-	if o.s.o.Cache.Has(w.info.Path) {
-		return nil
-	}
-	err := o.fetch.fetch(ctx, w.info)
-	if err == nil {
-		o.s.count.ahead.Add(1)
-	}
-	return err
 }
 
-// fetchAhead makes files be here, and tells how many came. A file that is not there, or is none, is passed
-// over; "" is the object itself.
-func (pt *partial) fetchAhead(ctx context.Context, files []string) (came int, err error) {
+// wantedOf are the chunks of files that are not here, in the order of the NAR. A file that is not there, or is none,
+// is passed over; "" is the object itself.
+func (pt *partial) wantedOf(files []string) (chunks []int) {
 	c, t := pt.x.Contents, pt.x.Contents.Tree()
-	var chunks []int
 	for _, file := range files {
 		node, ok := findFile(t, file)
 		if !ok {
 			continue
 		}
-		if node == 0 && t.Kind(0) == fusefs.Directory {
-			for i := range c.Len() {
-				chunks = append(chunks, i)
-			}
-			continue
-		}
 		first, end := c.Chunks(node)
+		if node == 0 && t.Kind(0) == fusefs.Directory {
+			first, end = 0, c.Len()
+		}
 		for i := first; i < end; i++ {
 			chunks = append(chunks, i)
 		}
 	}
-	for _, i := range chunks {
-		if !pt.has(i) {
-			if _, ok := pt.o.s.o.Cache.readChunk(c, c.Chunk(i)); ok {
-				pt.mark(i)
-			}
-		}
-	}
 	slices.SortFunc(chunks, func(a, b int) int { return cmp.Compare(c.Chunk(a).Nar, c.Chunk(b).Nar) })
-	chunks = slices.Compact(slices.DeleteFunc(chunks, pt.has))
-	for len(chunks) > 0 {
-		n := pt.runOf(chunks)
-		if err := pt.fetchRun(ctx, chunks[:n]); err != nil {
-			return came, err
-		}
-		came += n
-		chunks = chunks[n:]
-	}
-	return came, nil
+	return slices.DeleteFunc(slices.Compact(chunks), pt.look)
 }
 
 // runOf is how many of chunks, in the order of the NAR, are near enough to come together.
@@ -258,14 +310,12 @@ func (pt *partial) fetchRun(ctx context.Context, chunks []int) error {
 	pt.mu.Lock()
 	if !pt.whole && !time.Now().Before(pt.failed.until) {
 		if j := pt.jobOf(from, to); len(j.chunks) > 0 {
-			work, cancel := context.WithCancel(context.WithoutCancel(ctx))
-			j.cancel = cancel
-			pt.o.fetch.idle.Go(func() { pt.run(work, j) })
+			pt.begin(ctx, j)
 		}
 	}
 	pt.mu.Unlock()
 	for _, i := range chunks {
-		if err := pt.fetch(ctx, i); err != nil {
+		if err := pt.fetch(ctx, i, i); err != nil {
 			return err
 		}
 	}

@@ -8,6 +8,7 @@ import (
 	"sync"
 	"time"
 
+	"golang.org/x/sync/semaphore"
 	"golang.org/x/sys/unix"
 
 	"github.com/strata-nix/strata/internal/flock"
@@ -31,7 +32,9 @@ type fetcher struct {
 	// refused are those of which somebody read what was wrong, and spoilt is told of them.
 	refused map[storepath.Path]error
 	spoilt  func(storepath.Path, *stream)
-	idle    sync.WaitGroup // until nothing is on its way to the disk
+	idle    sync.WaitGroup      // until nothing is on its way to the disk
+	fresh   *semaphore.Weighted // bytes of chunks that are on their way there
+	writing chan struct{}
 }
 
 // job is an object that is on its way.
@@ -54,7 +57,8 @@ type failure struct {
 const failurePause = 5 * time.Second
 
 func newFetcher(s *Store) *fetcher {
-	return &fetcher{s: s, jobs: map[storepath.Path]*job{}, failed: map[storepath.Path]failure{}, refused: map[storepath.Path]error{}}
+	return &fetcher{s: s, jobs: map[storepath.Path]*job{}, failed: map[storepath.Path]failure{}, refused: map[storepath.Path]error{},
+		fresh: semaphore.NewWeighted(maxFresh), writing: make(chan struct{}, writers)}
 }
 
 // fetch returns when the object is here, verified. When nobody waits for it any more, it is given up.

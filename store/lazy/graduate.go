@@ -126,7 +126,7 @@ func (pt *partial) lied(ctx context.Context, why error) error {
 	pt.whole = true
 	pt.have = make([]uint64, len(pt.have))
 	pt.left = pt.x.Contents.Len()
-	clear(pt.through)
+	clear(pt.unkept)
 	pt.mu.Unlock()
 	_ = os.Remove(c.at(partialDir, pt.info.Path.Base()))
 	return fmt.Errorf("its file index was signed, and is not that of the object: %w", why)

@@ -6,11 +6,13 @@ import (
 	"fmt"
 	"io/fs"
 	"os"
+	"sync"
 	"sync/atomic"
 	"time"
 
 	"github.com/strata-nix/strata/fileindex"
 	"github.com/strata-nix/strata/store"
+	"github.com/strata-nix/strata/storepath"
 )
 
 // asking is how often an origin had an index when it was asked for one: who never has any is not
@@ -45,7 +47,7 @@ func (s *Store) indexOf(ctx context.Context, info *store.PathInfo) (x *fileindex
 		if !ok || !from.indexes.worthwhile() {
 			continue
 		}
-		signed, err := indexer.NarIndex(ctx, info.Path)
+		signed, err := s.narIndex(ctx, from, indexer, info.Path)
 		if errors.Is(err, fs.ErrNotExist) {
 			from.indexes.lacked.Add(1)
 			continue
@@ -62,6 +64,91 @@ func (s *Store) indexOf(ctx context.Context, info *store.PathInfo) (x *fileindex
 		s.complain("index "+info.Path.Base(), fmt.Errorf("the file index of '%s' at '%s' is not used: %w", info.Path, from.Store.URI(), err))
 	}
 	return nil, nil, false
+}
+
+// early are indexes that were asked for before it was known whether their objects are valid: both questions
+// together take as long as one.
+type early struct {
+	mu sync.Mutex
+	of map[earlyKey]*earlyIndex
+}
+
+type earlyKey struct {
+	from *origin
+	path storepath.Path
+}
+
+type earlyIndex struct {
+	done   chan struct{}
+	signed *fileindex.Signed
+	err    error
+}
+
+// maxEarly is how many are waited for at once.
+const maxEarly = 64
+
+// askEarly asks the first origin that has had some for the index of an object. forget forgets the answer if nobody has
+// taken it.
+func (s *Store) askEarly(ctx context.Context, p storepath.Path) (forget func()) {
+	nothing := func() {}
+	if s.o.Verify == VerifyStream || s.o.Cache.Has(p) {
+		return nothing
+	}
+	if _, err := os.Lstat(s.o.Cache.at(partialDir, p.Base())); err == nil {
+		return nothing
+	}
+	for _, from := range s.origins(ctx) {
+		indexer, ok := store.As[Indexer](from.Store)
+		if !ok || from.indexes.had.Load() == 0 {
+			continue
+		}
+		key := earlyKey{from, p}
+		e := &earlyIndex{done: make(chan struct{})}
+		s.early.mu.Lock()
+		defer s.early.mu.Unlock()
+		if s.early.of[key] != nil || len(s.early.of) >= maxEarly {
+			return nothing
+		}
+		if s.early.of == nil {
+			s.early.of = map[earlyKey]*earlyIndex{}
+		}
+		s.early.of[key] = e
+		work, cancel := context.WithCancel(context.WithoutCancel(ctx))
+		go func() {
+			defer cancel()
+			defer close(e.done)
+			e.signed, e.err = indexer.NarIndex(work, p)
+		}()
+		return func() {
+			s.early.mu.Lock()
+			defer s.early.mu.Unlock()
+			if s.early.of[key] == e {
+				delete(s.early.of, key)
+				cancel()
+			}
+		}
+	}
+	return nothing
+}
+
+// narIndex asks an origin for an index, if that has not been done yet.
+func (s *Store) narIndex(ctx context.Context, from *origin, indexer Indexer, p storepath.Path) (*fileindex.Signed, error) {
+	key := earlyKey{from, p}
+	s.early.mu.Lock()
+	e := s.early.of[key]
+	delete(s.early.of, key)
+	s.early.mu.Unlock()
+	if e != nil {
+		select {
+		case <-e.done:
+		case <-ctx.Done():
+			return nil, context.Cause(ctx)
+		}
+		if e.err == nil || errors.Is(e.err, fs.ErrNotExist) {
+			return e.signed, e.err
+		}
+	}
+	return indexer.NarIndex(ctx, p)
 }
 
 // errUnsigned: nobody vouches for an index.

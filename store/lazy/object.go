@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"io/fs"
 	"sync/atomic"
+	"time"
 
 	"golang.org/x/sys/unix"
 
@@ -69,6 +70,9 @@ func (ob *object) Readlink(ctx context.Context, node uint32) (string, error) {
 // ReadAt reads from a file, which is fetched with its object if it is not here.
 func (ob *object) ReadAt(ctx context.Context, node uint32, p []byte, off int64) (int, error) {
 	n, err := ob.readAt(ctx, node, p, off)
+	if off == 0 && err == nil {
+		ob.o.opens(ob, node, p[:n])
+	}
 	return n, ob.o.s.answered(ctx, err)
 }
 
@@ -85,14 +89,16 @@ func (ob *object) readAt(ctx context.Context, node uint32, p []byte, off int64) 
 		}
 	}
 	var waits func()
+	var since time.Time
 	wait := func() {
 		if waits == nil {
-			waits = ob.o.gate.wait()
+			waits, since = ob.o.gate.wait(), time.Now()
 		}
 	}
 	defer func() {
 		if waits != nil {
 			waits()
+			ob.o.waited(ob, node, off, time.Since(since))
 		}
 	}()
 	for range 3 { // it may be evicted as soon as it has come

@@ -10,6 +10,8 @@ import (
 	"sync"
 	"time"
 
+	"golang.org/x/sync/singleflight"
+
 	"github.com/strata-nix/strata/fusefs"
 	"github.com/strata-nix/strata/store"
 	"github.com/strata-nix/strata/storepath"
@@ -34,6 +36,9 @@ type Objects struct {
 
 	changed chan struct{} // something new is known
 	met     chan *object  // objects that somebody has looked up for the first time
+	opened  chan opened   // programs and libraries of which the beginning was read
+	hinted  hinted
+	asking  singleflight.Group // for indexes
 
 	since             time.Time
 	complete, partial counted // for reports
@@ -53,7 +58,7 @@ func (s *Store) Objects(state string) (*Objects, error) {
 	if err != nil {
 		return nil, fmt.Errorf("serving a lazy store: %w", err)
 	}
-	o := &Objects{s: s, fetch: newFetcher(s), numbers: n, loaded: map[uint64]*object{}, changed: make(chan struct{}, 1), met: make(chan *object, 64), since: time.Now()}
+	o := &Objects{s: s, fetch: newFetcher(s), numbers: n, loaded: map[uint64]*object{}, changed: make(chan struct{}, 1), met: make(chan *object, 64), opened: make(chan opened, 64), since: time.Now()}
 	o.fetch.spoilt = o.forget
 	if !s.o.NoProfiles {
 		o.recorder, o.starts = newRecorder(), make(chan storepath.Path, 64)
@@ -127,6 +132,9 @@ func (o *Objects) Lookup(ctx context.Context, name string) (fusefs.Object, error
 	p, err := storepath.ParseBase(name)
 	if err != nil {
 		return nil, fs.ErrNotExist // no store path is called like that
+	}
+	if o.numbers.lastOf(p) == 0 {
+		defer o.s.askEarly(ctx, p)()
 	}
 	infos, err := o.s.PathInfos(ctx, []storepath.Path{p})
 	if err != nil {
@@ -281,11 +289,8 @@ func (o *Objects) treeOf(ctx context.Context, info *store.PathInfo) (t *fusefs.T
 		} else if !errors.Is(err, fs.ErrNotExist) {
 			return nil, false, nil, err
 		}
-		if part := o.partialOf(ctx, info); part != nil {
-			return part.x.Contents.Tree(), true, part, nil
-		}
-		if t := o.s.listingOf(ctx, info); t != nil {
-			return t, false, nil, nil
+		if t, verified, part := o.treeHere(ctx, info); t != nil {
+			return t, verified, part, nil
 		}
 		if err := o.fetch.fetch(ctx, info); isFull(err) {
 			ps, err := o.s.passThrough(ctx, info, nil, wholeTree)
@@ -298,6 +303,14 @@ func (o *Objects) treeOf(ctx context.Context, info *store.PathInfo) (t *fusefs.T
 		}
 	}
 	return nil, false, nil, fmt.Errorf("'%s': %w: it is evicted as soon as it comes", p, ErrUnavailable)
+}
+
+// treeHere finds the tree of an object without its contents: from an index or a listing; nil if it has neither.
+func (o *Objects) treeHere(ctx context.Context, info *store.PathInfo) (t *fusefs.Tree, verified bool, part *partial) {
+	if part := o.partialOf(ctx, info); part != nil {
+		return part.x.Contents.Tree(), true, part
+	}
+	return o.s.listingOf(ctx, info), false, nil
 }
 
 // drop forgets an object that turned out to be another one, and makes the kernel look it up

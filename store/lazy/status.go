@@ -17,22 +17,27 @@ type counters struct {
 	fetched, bytes, failed, unanswered, lied       atomic.Int64
 	completed                                      atomic.Int64
 	requests, refused, eio, through, ahead, damage atomic.Int64
+	waits, waited, guessed, guessedRead            atomic.Int64
 }
 
 // Counts is what happened since a store was opened.
 type Counts struct {
-	Fetched    int64 `json:"fetched"`    // objects that came from origins, whole
-	Completed  int64 `json:"completed"`  // objects of which the last file has come by itself
-	Bytes      int64 `json:"bytes"`      // of NARs that were read
-	Requests   int64 `json:"requests"`   // NARs and parts of NARs that origins were asked for
-	Ahead      int64 `json:"ahead"`      // files and objects that came before somebody wanted them, by a profile
-	Failed     int64 `json:"failed"`     // objects that could not be had
-	EIO        int64 `json:"eio"`        // reads and look-ups that waited and ended in EIO
-	Refused    int64 `json:"refused"`    // contents that came and were not those that were promised
-	Damaged    int64 `json:"damaged"`    // objects of the cache that were not what they had been
-	Through    int64 `json:"through"`    // objects that were served and not kept, as the disk was full
-	Unanswered int64 `json:"unanswered"` // questions about validity that an origin failed to answer
-	Lied       int64 `json:"lied"`       // listings that were not those of their objects
+	Fetched     int64 `json:"fetched"`     // objects that came from origins, whole
+	Completed   int64 `json:"completed"`   // objects of which the last file has come by itself
+	Bytes       int64 `json:"bytes"`       // of NARs that were read
+	Requests    int64 `json:"requests"`    // NARs and parts of NARs that origins were asked for
+	Ahead       int64 `json:"ahead"`       // files and objects that came before somebody wanted them, by a profile
+	Waits       int64 `json:"waits"`       // reads that had to wait for what was to come
+	Waited      int64 `json:"waitedMs"`    // how long, all together, in milliseconds
+	Guessed     int64 `json:"guessed"`     // bytes of files that came because others were read that lie near, or need them
+	GuessedRead int64 `json:"guessedRead"` // of those, what was read later
+	Failed      int64 `json:"failed"`      // objects that could not be had
+	EIO         int64 `json:"eio"`         // reads and look-ups that waited and ended in EIO
+	Refused     int64 `json:"refused"`     // contents that came and were not those that were promised
+	Damaged     int64 `json:"damaged"`     // objects of the cache that were not what they had been
+	Through     int64 `json:"through"`     // objects that were served and not kept, as the disk was full
+	Unanswered  int64 `json:"unanswered"`  // questions about validity that an origin failed to answer
+	Lied        int64 `json:"lied"`        // listings that were not those of their objects
 }
 
 // Counts tells what happened since the store was opened.
@@ -40,6 +45,8 @@ func (s *Store) Counts() Counts {
 	c := &s.count
 	return Counts{
 		Fetched: c.fetched.Load(), Completed: c.completed.Load(), Bytes: c.bytes.Load(), Requests: c.requests.Load(), Ahead: c.ahead.Load(),
+		Waits: c.waits.Load(), Waited: time.Duration(c.waited.Load()).Milliseconds(),
+		Guessed: c.guessed.Load(), GuessedRead: c.guessedRead.Load(),
 		Failed: c.failed.Load(), EIO: c.eio.Load(), Refused: c.refused.Load(), Damaged: c.damage.Load(), Through: c.through.Load(),
 		Unanswered: c.unanswered.Load(), Lied: c.lied.Load(),
 	}
@@ -177,6 +184,19 @@ func firstLine(err error) string {
 		}
 	}
 	return text
+}
+
+// briefWait is how long a read takes that found what it wanted here.
+const briefWait = time.Millisecond
+
+// waited counts a read that may have had to wait for what was to come.
+func (o *Objects) waited(ob *object, node uint32, off int64, took time.Duration) {
+	if took < briefWait {
+		return
+	}
+	o.s.count.waits.Add(1)
+	o.s.count.waited.Add(int64(took))
+	o.s.o.Log.Debug(fmt.Sprintf("reading at %d of '%s/%s' took %s", off, ob.info.Path, ob.tree.Path(node), took.Round(time.Millisecond)))
 }
 
 // answered counts an error that the kernel is given, if it will be EIO.

@@ -23,6 +23,7 @@ type Store struct {
 	health  health
 	through through
 	absent  absent
+	early   early
 	lies    struct {
 		mu    sync.Mutex
 		paths map[string]bool // objects whose indexes were wrong
