@@ -151,6 +151,16 @@ func Classes() []*Class {
 			Repair:      "it is taken from another layer, a substituter or a new build",
 			object:      findUnreadable, mend: mendObject,
 		}, {
+			Code: CoveredMissing, Severity: Disorder, // as a repair leaves it
+			Title:       "a lower has lost an object of which the upper has one of its own",
+			Consequence: "Nothing, as long as the upper has it; others who use that lower miss it.",
+			line:        findCoveredMissing,
+		}, {
+			Code: CoveredModified, Severity: Disorder, // as a repair leaves it
+			Title:       "a lower's object is damaged, and the upper has one of its own",
+			Consequence: "Nothing, as long as the upper has it; others who use that lower are not so lucky.",
+			object:      findCoveredModified,
+		}, {
 			Code: SizeWrong, Severity: Disorder,
 			Title:       "the registered size of an object is wrong",
 			Consequence: "Copies to other stores are refused there.",

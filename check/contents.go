@@ -296,27 +296,53 @@ func (x *examination) judgeObject(o *object) (found []*Finding) {
 }
 
 func findModified(x *examination, o *object, say func(*Finding)) {
-	if o.err != nil || o.row.NarHash.IsZero() || o.read.hash == o.row.NarHash {
-		return
+	if detail := o.modified(); detail != "" && !x.covered(o) {
+		say(&Finding{Detail: detail, nix: fmt.Sprintf("path '%s' was modified! %s", x.Dir.Print(o.row.Path), detail)})
 	}
-	say(&Finding{
-		Detail: fmt.Sprintf("expected hash '%s', got '%s'", hashText(o.row.NarHash), hashText(o.read.hash)),
-		nix: fmt.Sprintf("path '%s' was modified! expected hash '%s', got '%s'",
-			x.Dir.Print(o.row.Path), hashText(o.row.NarHash), hashText(o.read.hash)),
-	})
+}
+
+// modified says how the contents differ from what was registered, "" if they do not.
+func (o *object) modified() string {
+	if o.err != nil || o.row.NarHash.IsZero() || o.read.hash == o.row.NarHash {
+		return ""
+	}
+	return fmt.Sprintf("expected hash '%s', got '%s'", hashText(o.row.NarHash), hashText(o.read.hash))
 }
 
 // findUnreadable finds what cannot be read although it is there. That we may not read it
 // is no damage.
 func findUnreadable(x *examination, o *object, say func(*Finding)) {
 	switch {
-	case o.err == nil:
-	case errors.Is(o.err, fs.ErrNotExist) && missing(o.path):
-		// A matter of names.
+	case !o.unreadable():
 	case errors.Is(o.err, fs.ErrPermission):
 		x.couldNotTell(context.Background(), o.err)
-	default:
+	case !x.covered(o):
 		say(&Finding{Detail: o.err.Error(), nix: o.err.Error()})
+	}
+}
+
+// unreadable tells whether it could not be read; that it is not there is a matter of names.
+func (o *object) unreadable() bool {
+	return o.err != nil && !(errors.Is(o.err, fs.ErrNotExist) && missing(o.path))
+}
+
+// covered tells whether an object is that of a lower, and nobody sees it as the upper has its own.
+func (x *examination) covered(o *object) bool {
+	if o.layer == 0 {
+		return false
+	}
+	typ, err := typeAt(x.layerFile(0, o.row.Path))
+	return err == nil && (presence{typ: typ}).object() && x.hasRow(context.Background(), 0, o.row.Path)
+}
+
+// findCoveredModified is findModified, and findUnreadable, for what nobody sees here.
+func findCoveredModified(x *examination, o *object, say func(*Finding)) {
+	switch detail := o.modified(); {
+	case detail == "" && !o.unreadable(), errors.Is(o.err, fs.ErrPermission), !x.covered(o):
+	case o.err != nil:
+		say(&Finding{Detail: o.err.Error()})
+	default:
+		say(&Finding{Detail: detail})
 	}
 }
 

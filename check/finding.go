@@ -33,6 +33,8 @@ const (
 	RowWithoutObject     Code = "row-without-object"
 	ObjectModified       Code = "object-modified"
 	ObjectUnreadable     Code = "object-unreadable"
+	CoveredMissing       Code = "covered-object-missing"
+	CoveredModified      Code = "covered-object-modified"
 	SizeWrong            Code = "size-wrong"
 	MetadataWrong        Code = "metadata-wrong"
 	SignatureBad         Code = "signature-bad"

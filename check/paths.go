@@ -75,7 +75,22 @@ func findLost(x *examination, l *line, say func(*Finding)) {
 			// The whiteout is what is wrong.
 		case i == 0 && (len(l.at) == 1 || l.owner() == 0):
 			say(&Finding{nix: disappeared})
-		case i > 0 && x.listed(i) && !l.leaning():
+		case i > 0 && x.listed(i) && !l.leaning() && !l.covered():
+			say(&Finding{layer: i})
+		}
+	}
+}
+
+// covered tells whether the upper has the object itself, and nobody sees what lowers have.
+func (l *line) covered() bool { return len(l.at) > 1 && l.at[0].row && l.at[0].object() }
+
+// findCoveredMissing is findLost for lowers whose objects nobody sees here.
+func findCoveredMissing(x *examination, l *line, say func(*Finding)) {
+	if !l.ofObject() || !l.covered() {
+		return
+	}
+	for i := 1; i < len(l.at); i++ {
+		if l.at[i].row && x.listed(i) && !slices.ContainsFunc(l.at[i:], presence.object) {
 			say(&Finding{layer: i})
 		}
 	}

@@ -179,10 +179,10 @@ var layered = []struct {
 	inLower []check.Code
 	do      func(t *testing.T, c *checked)
 }{
-	{name: "lower lost a file", code: []check.Code{check.LowerObjectMissing}, inLower: []check.Code{check.RowWithoutObject}, do: func(t *testing.T, c *checked) {
+	{name: "lower lost a file", code: []check.Code{check.LowerObjectMissing}, inLower: []check.Code{check.CoveredMissing}, do: func(t *testing.T, c *checked) {
 		must(t, os.Remove(c.inLower(0, c.chain[0])))
 	}},
-	{name: "lower lost a tree", code: []check.Code{check.LowerObjectMissing}, inLower: []check.Code{check.RowWithoutObject}, do: func(t *testing.T, c *checked) {
+	{name: "lower lost a tree", code: []check.Code{check.LowerObjectMissing}, inLower: []check.Code{check.CoveredMissing}, do: func(t *testing.T, c *checked) {
 		must(t, testenv.RemoveAll(c.inLower(0, c.tree)))
 	}},
 	{name: "lower lost what nobody needs", code: []check.Code{check.RowWithoutObject}, inLower: []check.Code{check.RowWithoutObject}, do: func(t *testing.T, c *checked) {
@@ -193,7 +193,7 @@ var layered = []struct {
 		var sum = narHash(t, c.inLower(0, c.tree))
 		c.sql(t, c.stateOfLower(0), "update ValidPaths set hash = '"+sum+"' where path like '%-tree'")
 	}},
-	{name: "lower has other contents", contents: true, code: []check.Code{check.ObjectModified}, inLower: []check.Code{check.ObjectModified}, do: func(t *testing.T, c *checked) {
+	{name: "lower has other contents", contents: true, code: []check.Code{check.ObjectModified}, inLower: []check.Code{check.CoveredModified}, do: func(t *testing.T, c *checked) {
 		overwrite(t, filepath.Join(c.inLower(0, c.tree), "bin/x"), "bad")
 	}},
 	{name: "lower forgot a path", code: []check.Code{check.LowerRowMissing}, inLower: nil, do: func(t *testing.T, c *checked) {
