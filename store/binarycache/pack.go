@@ -51,14 +51,23 @@ func (s *Store) pack(ctx context.Context, info *store.PathInfo, open func(contex
 	return ni, s.sign(ni)
 }
 
+// largePack is the size from which on a NAR is large for a compressor, in bytes.
+const largePack = 1 << 20
+
 // fill opens a NAR when it is its turn, so that nobody keeps a connection open to
 // wait, and lets go of it before anything is uploaded.
 func (s *Store) fill(ctx context.Context, ni *narinfo.NarInfo, open func(context.Context) (io.ReadCloser, error), out io.Writer) (_ *seenNar, err error) {
-	select {
-	case s.packing <- struct{}{}:
-		defer func() { <-s.packing }()
-	case <-ctx.Done():
-		return nil, context.Cause(ctx)
+	places := []chan struct{}{s.packing}
+	if s.o.Compression != compress.None && (ni.NarSize == 0 || ni.NarSize >= largePack) {
+		places = []chan struct{}{s.large, s.packing}
+	}
+	for _, place := range places {
+		select {
+		case place <- struct{}{}:
+			defer func() { <-place }()
+		case <-ctx.Done():
+			return nil, context.Cause(ctx)
+		}
 	}
 	archive, err := open(store.Verifying(ctx))
 	if err != nil {

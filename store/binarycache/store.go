@@ -20,6 +20,7 @@ type Store struct {
 	nars    *objstore.Directory // local-nar-cache; may be nil
 	asking  chan struct{}       // a place for each narinfo request under way
 	packing chan struct{}       // a place for each NAR that is being compressed
+	large   chan struct{}       // a place for each of those that are large
 	meta    meta
 	signing lock // for who reads, changes and writes a file
 	packs   packs
@@ -59,6 +60,7 @@ func Open(objects objstore.Store, o Options) (*Store, error) {
 		known:   newMemory(o.InfoCacheSize, o.TTL),
 		asking:  make(chan struct{}, o.Connections),
 		packing: make(chan struct{}, packsAtOnce(o.Compression)),
+		large:   make(chan struct{}, max(2, runtime.GOMAXPROCS(0))),
 		meta:    meta{turn: newLock()},
 		signing: newLock(),
 	}
@@ -73,7 +75,9 @@ func Open(objects objstore.Store, o Options) (*Store, error) {
 	return s, nil
 }
 
-// packsAtOnce is how many NARs are compressed at once: xz takes a hundred MB each.
+// packsAtOnce is how many NARs are compressed at once: xz takes a hundred MB each. With zstd it is tens of MB for large
+// ones, whose tables drive each other out of the processors' caches, so that as many as there are processors are quicker
+// than more; small ones take little, and may be far away.
 func packsAtOnce(m compress.Method) int {
 	if m == compress.XZ {
 		return max(2, runtime.GOMAXPROCS(0))
