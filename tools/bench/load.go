@@ -83,6 +83,7 @@ func (l load) run(ctx context.Context) (loaded, error) {
 	workers := make([]*asking, l.Conns)
 	for i := range workers {
 		workers[i] = &asking{l: l, all: all, rnd: rand.New(rand.NewPCG(uint64(i), 1))}
+		workers[i].drawAhead()
 		if l.Op == opConnect {
 			continue
 		}
@@ -107,6 +108,7 @@ type asking struct {
 	all *list
 	rnd *rand.Rand
 
+	ahead [][]string // requests that were drawn before it began
 	took  []time.Duration
 	first int
 	err   error
@@ -117,7 +119,7 @@ func (w *asking) work(ctx context.Context, ask asker, begin time.Time) error {
 		if ctx.Err() != nil {
 			return ctx.Err()
 		}
-		set := w.draw()
+		set := w.next()
 		at := time.Now()
 		n, err := ask(ctx, w, set)
 		if err != nil {
@@ -129,6 +131,32 @@ func (w *asking) work(ctx context.Context, ask asker, begin time.Time) error {
 		}
 	}
 	return nil
+}
+
+// drawnAhead is how many paths are drawn beforehand, for all connections together: more
+// than are asked about in half a second.
+const drawnAhead = 1 << 19
+
+// drawAhead draws while nobody is waiting for it. A path that has not been looked at costs
+// nearly as much to draw as to ask about, and takes that from the processors that the
+// daemon shares.
+func (w *asking) drawAhead() {
+	if w.l.Op == opConnect {
+		return
+	}
+	for range drawnAhead / (w.l.Batch * w.l.Conns) {
+		w.ahead = append(w.ahead, w.draw())
+	}
+}
+
+// next gives the paths of the next request.
+func (w *asking) next() []string {
+	if len(w.ahead) == 0 {
+		return w.draw()
+	}
+	set := w.ahead[0]
+	w.ahead = w.ahead[1:]
+	return set
 }
 
 // draw chooses the paths of the next request.
