@@ -3,6 +3,7 @@ package compress
 import (
 	"context"
 	"encoding/binary"
+	"errors"
 	"fmt"
 	"io"
 	"runtime"
@@ -210,4 +211,35 @@ func seekTable(frames []Frame) []byte {
 	b = binary.LittleEndian.AppendUint32(b, uint32(len(frames)))
 	b = append(b, 0) // no checksums: frames have their own
 	return binary.LittleEndian.AppendUint32(b, seekTableMagic)
+}
+
+// SeekTableFooter is how many bytes at the end of a file tell how long its table of frames is.
+const SeekTableFooter = 9
+
+// SeekTableSize tells how many bytes at the end of a file its table of frames takes, of the last SeekTableFooter of them. It is
+// false if there is no table, or one with checksums, which nobody writes.
+func SeekTableSize(end []byte) (size int64, ok bool) {
+	if len(end) != SeekTableFooter || binary.LittleEndian.Uint32(end[5:]) != seekTableMagic || end[4] != 0 {
+		return 0, false
+	}
+	return 8 + 8*int64(binary.LittleEndian.Uint32(end)) + SeekTableFooter, true
+}
+
+// ParseSeekTable reads a table of frames, from the beginning of its own frame to the end of the file. What it says has not been
+// compared with anything.
+func ParseSeekTable(table []byte) ([]Frame, error) {
+	bad := &Error{Method: Zstd, Op: "decompress", Err: errors.New("malformed table of frames")}
+	if len(table) < 8+SeekTableFooter {
+		return nil, bad
+	}
+	size, ok := SeekTableSize(table[len(table)-SeekTableFooter:])
+	if !ok || size != int64(len(table)) || binary.LittleEndian.Uint32(table) != skippableMagic || int64(binary.LittleEndian.Uint32(table[4:])) != size-8 {
+		return nil, bad
+	}
+	frames := make([]Frame, (size-8-SeekTableFooter)/8)
+	for i := range frames {
+		b := table[8+8*i:]
+		frames[i] = Frame{Size: binary.LittleEndian.Uint32(b), Plain: binary.LittleEndian.Uint32(b[4:])}
+	}
+	return frames, nil
 }

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"slices"
 	"math/rand/v2"
 	"testing"
 
@@ -91,6 +92,10 @@ func TestSeekable(t *testing.T) {
 				if n := binary.LittleEndian.Uint32(end); int(n) != len(frames) || binary.LittleEndian.Uint32(end[5:]) != 0x8F92EAB1 {
 					t.Errorf("the table ends in %x", end)
 				}
+				size, ok := compress.SeekTableSize(end)
+				if got, err := compress.ParseSeekTable(out[int64(len(out))-size:]); !ok || err != nil || !slices.Equal(got, frames) {
+					t.Errorf("the table is read as %v, %v", got, err)
+				}
 				if int64(len(out)) != file+int64(8+8*len(frames)+9) {
 					t.Errorf("the table has %d bytes", int64(len(out))-file)
 				}
@@ -129,3 +134,16 @@ func TestSeekableFails(t *testing.T) {
 type fails struct{ err error }
 
 func (f fails) Write([]byte) (int, error) { return 0, f.err }
+
+// A table is refused, or all of it is read.
+func FuzzSeekTable(f *testing.F) {
+	f.Fuzz(func(t *testing.T, table []byte) {
+		frames, err := compress.ParseSeekTable(table)
+		if fault, ok := errors.AsType[*compress.Error](err); err != nil && (!ok || fault.Method != compress.Zstd) {
+			t.Errorf("%T: %v", err, err)
+		}
+		if err == nil && 8*len(frames)+17 != len(table) {
+			t.Errorf("%d frames of %d bytes", len(frames), len(table))
+		}
+	})
+}

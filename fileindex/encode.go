@@ -8,6 +8,7 @@ import (
 	"errors"
 	"fmt"
 	"math"
+	"slices"
 	"strconv"
 
 	"github.com/strata-nix/strata/compress"
@@ -49,20 +50,26 @@ func (x *Index) Encode(dir storepath.Dir, keys ...trust.SecretKey) ([]byte, erro
 	if err := s.checkSize(); err != nil {
 		return nil, err
 	}
-	text := s.fingerprint(dir)
+	s.text = s.fingerprint(dir)
 	var sigs []store.Signature
 	for _, k := range keys {
-		sigs = append(sigs, k.Sign(string(text)))
+		sigs = append(sigs, k.Sign(string(s.text)))
 	}
-	for _, sig := range store.SortSignatures(sigs) {
-		text = append(text, sigField+string(sig)+"\n"...)
-	}
-	data := append(append(text, '\n'), body...)
+	data := withSignatures(s.text, sigs, body)
 	// What we could not read ourselves must not get out.
 	if _, err := Parse(dir, x.Path.HashPart()+Suffix, data); err != nil {
 		return nil, err
 	}
 	return data, nil
+}
+
+// withSignatures puts an index together.
+func withSignatures(text []byte, sigs []store.Signature, body []byte) []byte {
+	data := slices.Clone(text)
+	for _, sig := range store.SortSignatures(sigs) {
+		data = append(data, sigField+string(sig)+"\n"...)
+	}
+	return append(append(data, '\n'), body...)
 }
 
 // body is what is compressed.

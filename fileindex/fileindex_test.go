@@ -233,3 +233,35 @@ func TestRefusedIndexes(t *testing.T) {
 		}
 	}
 }
+
+func TestSignaturesAreAdded(t *testing.T) {
+	x := index(t, archive(t))
+	first, second := key(t, "k-1"), key(t, "k-2")
+	data, err := x.Encode(dir, first)
+	if err != nil {
+		t.Fatal(err)
+	}
+	old, err := fileindex.Parse(dir, "x", data)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if same, added := old.Sign(first); added || !bytes.Equal(same, data) {
+		t.Error("a signature that was there was added")
+	}
+	more, added := old.Sign(second, first)
+	signed, err := fileindex.Parse(dir, "x", more)
+	if err != nil || !added {
+		t.Fatal(added, err)
+	}
+	for _, k := range []trust.SecretKey{first, second} {
+		if !signed.VerifiedBy(trust.Keys{}.WithSecret(k)) {
+			t.Errorf("%v has not signed it", k)
+		}
+	}
+	if old.VerifiedBy(trust.Keys{}.WithSecret(second)) || !old.Same(signed) {
+		t.Error("the first one is another now")
+	}
+	if both, err := x.Encode(dir, second, first); err != nil || !bytes.Equal(both, more) {
+		t.Errorf("signed at once it is another one, %v", err)
+	}
+}

@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"slices"
 	"strconv"
 	"strings"
 
@@ -121,6 +122,23 @@ func (s *Signed) VerifiedBy(keys trust.Keys) bool {
 	}
 	return false
 }
+
+// Sign adds signatures of keys, and gives the index as it is written then. added tells whether it lacked some.
+func (s *Signed) Sign(keys ...trust.SecretKey) (data []byte, added bool) {
+	sigs := slices.Clone(s.Signatures)
+	for _, k := range keys {
+		if sig := k.Sign(string(s.text)); !slices.Contains(sigs, sig) {
+			sigs, added = append(sigs, sig), true
+		}
+	}
+	if !added {
+		return s.data, false
+	}
+	return withSignatures(s.text, sigs, s.body), true
+}
+
+// Same tells whether another index says the same, so that signatures of the one are good for the other.
+func (s *Signed) Same(o *Signed) bool { return bytes.Equal(s.text, o.text) }
 
 // Encoded is the index as it was read. Nobody may change it.
 func (s *Signed) Encoded() []byte { return s.data }
