@@ -22,6 +22,7 @@ type pushOptions struct {
 	compression string
 	level       string
 	lazy        bool
+	rewrite     bool
 	jobs        int
 	dryRun      bool
 	json        bool
@@ -39,7 +40,11 @@ that it refers to can be had from there.
 
 The paths come from the store of --store. The cache's URI may have parameters,
 such as write-nar-listing=true; the flags below win over them. --lazy is short for
-seekable=true and write-file-index=true, and needs zstd, its default, or none.`,
+seekable=true and write-file-index=true, and needs zstd, its default, or none.
+
+With write-file-index=true, what the cache has without a file index gets one: its
+NAR is read from there. Where a NAR can only be read as a whole an index is of no
+use, which is said; with --rewrite such objects are uploaded anew.`,
 		Example: `  strata push --key-file cache.secret 's3://my-cache?region=eu-central-1' ./result
   strata push --compression zstd --jobs 32 file:///srv/cache /run/current-system`,
 		Args: someArgs,
@@ -50,6 +55,7 @@ seekable=true and write-file-index=true, and needs zstd, its default, or none.`,
 	f.StringVar(&o.compression, "compression", "", "compress NARs by `METHOD`: none, xz, zstd, gzip, bzip2 or br (default xz)")
 	f.StringVar(&o.level, "compression-level", "", "compress so hard, by the method's own `NUMBER`")
 	f.BoolVar(&o.lazy, "lazy", false, "let lazy stores read single files: write signed file indexes, and zstd that can be entered anywhere")
+	f.BoolVar(&o.rewrite, "rewrite", false, "with --lazy: upload anew what the cache has in a form that can only be read as a whole")
 	f.IntVarP(&o.jobs, "jobs", "j", 0, "upload `N` objects at once (default 16)")
 	f.BoolVar(&o.noClosure, "no-closure", false, "upload nothing but the paths themselves")
 	f.BoolVar(&o.all, "all", false, "upload all paths of the store")
@@ -107,6 +113,9 @@ func runPush(ctx context.Context, g *globals, o pushOptions, args []string) (err
 	if o.jobs < 0 {
 		return &usageError{errors.New("--jobs must not be negative")}
 	}
+	if o.rewrite && !o.lazy {
+		return &usageError{errors.New("--rewrite goes with --lazy")}
+	}
 	uri, err := o.cache(args[0])
 	if err != nil {
 		return err
@@ -137,11 +146,24 @@ func runPush(ctx context.Context, g *globals, o pushOptions, args []string) (err
 	if err := t.plan(ctx, infos); err != nil {
 		return err
 	}
+	var x indexed
+	if ref, err := parseReference(uri); err == nil && ref.Param("write-file-index") == "true" && !o.dryRun {
+		if x, err = addIndexes(ctx, dst, t.there); err != nil {
+			return err
+		}
+		if o.rewrite {
+			if err := x.keepSignatures(ctx, dst); err != nil {
+				return err
+			}
+			t.repair, t.items, t.present = len(x.items) > 0, append(t.items, x.items...), t.present-len(x.items)
+		}
+		x.tell(ctx, o.rewrite)
+	}
 	activity.Logf(ctx, activity.Info, "uploading %d paths (%s), %d are already there", len(t.items), size(t.size()), t.present)
-	return o.push(ctx, g, t)
+	return o.push(ctx, g, t, x)
 }
 
-func (o pushOptions) push(ctx context.Context, g *globals, t *transfer) error {
+func (o pushOptions) push(ctx context.Context, g *globals, t *transfer, x indexed) error {
 	var pushed []storepath.Path
 	var outErr error
 	done := func(p storepath.Path) {
@@ -166,7 +188,9 @@ func (o pushOptions) push(ctx context.Context, g *globals, t *transfer) error {
 			Pushed       []string `json:"pushed"`
 			AlreadyThere int      `json:"alreadyThere"`
 			NarSize      uint64   `json:"narSize"`
-		}{t.dst.Dir().PrintAll(pushed), t.present, t.size()})
+			Indexed      []string `json:"indexed,omitempty"`
+			NotSeekable  []string `json:"notSeekable,omitempty"`
+		}{t.dst.Dir().PrintAll(pushed), t.present, t.size(), t.dst.Dir().PrintAll(x.written), t.dst.Dir().PrintAll(x.whole)})
 	}
 	return errors.Join(err, outErr)
 }

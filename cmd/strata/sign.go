@@ -26,7 +26,9 @@ func newSignCommand(g *globals) *cobra.Command {
 		Short: "Add signatures to paths of a store",
 		Long: `Add signatures to valid paths: by the secret keys in the files named with
 --key-file, or else by those of secret-key-files in nix.conf. What is signed is
-what the store knows of a path, its contents are not read.`,
+what the store knows of a path, its contents are not read. The file indexes of a
+binary cache are signed as well; one that none of the trusted-public-keys has
+signed is first made anew of the object's NAR.`,
 		Example: "  strata sign --key-file /etc/nix/cache.secret --closure /nix/store/g1w7hy3qg1w7hy3qg1w7hy3qg1w7hy3q-hello",
 		Args:    anyArgs,
 		RunE:    runner(func(ctx context.Context, args []string) error { return runSign(ctx, g, o, args) }),
@@ -66,7 +68,7 @@ func runSign(ctx context.Context, g *globals, o signOptions, args []string) erro
 		if err != nil {
 			return err
 		}
-		signed, err := signAll(ctx, st, infos, keys)
+		signed, err := signAll(ctx, st, infos, c.local.TrustedKeys, keys)
 		if err != nil {
 			return err
 		}
@@ -81,15 +83,24 @@ func runSign(ctx context.Context, g *globals, o signOptions, args []string) erro
 	})
 }
 
-// signAll adds the signatures that paths lack, and gives the paths that lacked
+// signAll adds the signatures that paths and their file indexes lack, and gives the paths that lacked
 // some.
-func signAll(ctx context.Context, st store.Store, infos []*store.PathInfo, keys []trust.SecretKey) ([]storepath.Path, error) {
+func signAll(ctx context.Context, st store.Store, infos []*store.PathInfo, trusted trust.Keys, keys []trust.SecretKey) ([]storepath.Path, error) {
 	adder, err := store.Need[store.SignatureAdder](st, "addSignatures")
 	if err != nil {
 		return nil, err
 	}
+	indexes, _ := store.As[interface {
+		SignIndex(context.Context, storepath.Path, trust.Keys, ...trust.SecretKey) (bool, error)
+	}](st)
 	var signed []storepath.Path
 	for _, info := range infos {
+		index := false
+		if indexes != nil {
+			if index, err = indexes.SignIndex(ctx, info.Path, trusted, keys...); err != nil {
+				return signed, err
+			}
+		}
 		fingerprint, err := info.Fingerprint(st.Dir())
 		if err != nil {
 			return signed, err
@@ -100,13 +111,14 @@ func signAll(ctx context.Context, st store.Store, infos []*store.PathInfo, keys 
 				sigs = append(sigs, sig)
 			}
 		}
-		if len(sigs) == 0 {
-			continue
+		if len(sigs) > 0 {
+			if err := adder.AddSignatures(ctx, info.Path, sigs); err != nil {
+				return signed, err
+			}
 		}
-		if err := adder.AddSignatures(ctx, info.Path, sigs); err != nil {
-			return signed, err
+		if index || len(sigs) > 0 {
+			signed = append(signed, info.Path)
 		}
-		signed = append(signed, info.Path)
 	}
 	return signed, nil
 }

@@ -24,6 +24,8 @@ type transfer struct {
 
 	items   []item // what the destination has not, references first
 	present int    // how many of those that are wanted it has
+	there   []item // which ones
+	repair  bool   // items are of some that the destination has and is to get anew
 }
 
 // item is an object on its way.
@@ -51,6 +53,7 @@ func (t *transfer) plan(ctx context.Context, infos []*store.PathInfo) error {
 	for _, it := range items {
 		if there.Has(it.to.Path) {
 			t.present++
+			t.there = append(t.there, it)
 		} else {
 			t.items = append(t.items, it)
 		}
@@ -197,6 +200,9 @@ func (t *transfer) runParallel(ctx context.Context, act *activity.Activity, im s
 		}}}
 	}
 	var copied, failed uint64
+	if t.repair {
+		ao.Repair = true // what is not there is added all the same
+	}
 	return im.Import(ctx, imports, store.ImportOptions{
 		AddOptions: ao,
 		Jobs:       t.parallel(),

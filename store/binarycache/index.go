@@ -18,19 +18,27 @@ const typeIndex = "application/octet-stream"
 // writeIndex writes the file index of an object. One that cannot be made, of an object of 10^7 files for
 // instance, is left out: the object is good all the same.
 func (s *Store) writeIndex(ctx context.Context, ni *narinfo.NarInfo, seen *seenNar) error {
-	x := &fileindex.Index{
+	data, err := indexFor(ni, seen).Encode(s.o.Dir, s.o.Keys...)
+	if err != nil {
+		activity.Warnf(ctx, "no file index of '%s': %v", s.o.Dir.Print(ni.Path), err)
+		return nil
+	}
+	return s.putIndex(ctx, ni.Path, data)
+}
+
+func (s *Store) putIndex(ctx context.Context, p storepath.Path, data []byte) error {
+	return s.writeFile(ctx, p.HashPart()+fileindex.Suffix, data, "", objstore.PutOptions{ContentType: typeIndex})
+}
+
+// indexFor is the index of an object of which the NAR was seen.
+func indexFor(ni *narinfo.NarInfo, seen *seenNar) *fileindex.Index {
+	return &fileindex.Index{
 		Header: fileindex.Header{
 			Path: ni.Path, NarHash: ni.NarHash, NarSize: ni.NarSize,
 			URL: ni.URL, Compression: ni.Compression, FileHash: ni.FileHash, FileSize: ni.FileSize,
 		},
 		Contents: seen.contents, Frames: seen.frames,
 	}
-	data, err := x.Encode(s.o.Dir, s.o.Keys...)
-	if err != nil {
-		activity.Warnf(ctx, "no file index of '%s': %v", s.o.Dir.Print(ni.Path), err)
-		return nil
-	}
-	return s.writeFile(ctx, ni.Path.HashPart()+fileindex.Suffix, data, "", objstore.PutOptions{ContentType: typeIndex})
 }
 
 // NarIndex gives the file index that lies beside a path's narinfo; fs.ErrNotExist says that there is none.
