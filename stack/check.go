@@ -44,10 +44,16 @@ func (r *Run) OpenToCheck(ctx context.Context, parts Parts) (*CheckUp, error) {
 				continue
 			}
 		}
-		for _, st := range lowers {
-			err = errors.Join(err, st.Close())
+		if ctx.Err() == nil {
+			err = &LowerError{Lower: l.Name, Given: l.Given, Why: "it cannot be opened", Err: err}
 		}
-		return nil, &LowerError{Lower: l.Name, Given: l.Given, Why: "it cannot be opened", Err: err}
+		if !c.lose(err) {
+			return nil, errors.Join(err, closeAll(lowers))
+		}
+	}
+	if len(c.lost) > 0 {
+		c.close = func() error { return closeAll(lowers) }
+		return &c, nil
 	}
 	o := parts.Upper
 	o.Root, o.Real, o.State, o.Log = "", r.Mount, r.State, filepath.Join(r.Dir, "log")
@@ -77,12 +83,10 @@ func (c Config) OpenToCheck(ctx context.Context, parts Parts) (*CheckUp, error) 
 	}
 	c.Mount, c.ShowState = filepath.Join(c.Upper.Dir, checkedAt), No
 	s := &Stack{Config: c, parts: parts}
+	up := &CheckUp{close: func() error { return nil }}
 	lowers, err := c.findAll(ctx)
-	var lost *LowerError
-	if errors.As(err, &lost) {
-		return &CheckUp{close: func() error { return nil }, lost: []*check.Finding{{
-			Code: check.LowerGone, Layer: lost.Lower, Path: lost.Given, Detail: err.Error(),
-		}}}, nil
+	if up.lose(err) {
+		return up, nil
 	}
 	if err != nil {
 		return nil, err
@@ -99,11 +103,34 @@ func (c Config) OpenToCheck(ctx context.Context, parts Parts) (*CheckUp, error) 
 		return err
 	}
 	if err := s.assembleToCheck(ctx, lowers); err != nil {
-		return nil, errors.Join(err, down())
+		if err = errors.Join(err, down()); up.lose(err) {
+			return up, nil
+		}
+		return nil, err
 	}
-	up := &CheckUp{close: down}
+	up.close = down
 	up.take(s.Store, c.Upper.Dir, s.run.Lowers, s.lowers)
 	return up, nil
+}
+
+// lose notes a lower that is not there, or cannot be opened, and tells whether the error is about one.
+// Without it the layers cannot be compared: what of the upper leans on it, nobody knows.
+func (c *CheckUp) lose(err error) bool {
+	var lost *LowerError
+	if !errors.As(err, &lost) {
+		return false
+	}
+	c.lost = append(c.lost, &check.Finding{
+		Code: check.LowerGone, Layer: lost.Lower, Path: lost.Given, Detail: err.Error() + "; the other layers are not looked at without it",
+	})
+	return true
+}
+
+func closeAll(stores []store.Store) (err error) {
+	for _, st := range stores {
+		err = errors.Join(err, st.Close())
+	}
+	return err
 }
 
 // assembleToCheck mounts and opens everything as it is.

@@ -56,6 +56,25 @@ func TestCheckOfAStack(t *testing.T) {
 		}
 		up("row-without-object more")
 		has(t, s, a)
+
+		// Lowers whose databases are away; programs go on.
+		databases := []string{filepath.Join(w.path("base"), "nix/var"), filepath.Join(w.path("more"), "nix/var")}
+		away := func(there bool) {
+			t.Helper()
+			for _, dir := range databases {
+				from, to := dir, dir+".away"
+				if there {
+					from, to = to, from
+				}
+				if err := os.Rename(from, to); err != nil {
+					t.Fatal(err)
+				}
+			}
+		}
+		away(false)
+		up("lower-gone base", "lower-gone more")
+		away(true)
+		up("row-without-object more")
 		w.takeDown(t, s)
 
 		down := func(o check.Options, want ...string) {
@@ -72,6 +91,9 @@ func TestCheckOfAStack(t *testing.T) {
 			}
 			w.nothingStays(t)
 		}
+		away(false)
+		down(check.Options{}, "lower-gone base")
+		away(true)
 		down(check.Options{Contents: true}, "row-without-object more")
 		if err := os.WriteFile(filepath.Join(w.path("upper/layer"), "foreign"), nil, 0o644); err != nil {
 			t.Fatal(err)

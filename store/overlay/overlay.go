@@ -265,11 +265,24 @@ func (s *Store) NarFromPath(ctx context.Context, p storepath.Path, w io.Writer) 
 	if dbErr != nil {
 		return errors.Join(err, dbErr)
 	}
+	if ctx.Err() != nil {
+		return err
+	}
+	var silent *store.DamageError
 	for _, l := range s.lowers {
+		if s.inUpper(p.Base()) {
+			break
+		}
 		valid, lowerErr := l.ValidPaths(ctx, []storepath.Path{p})
-		if lowerErr == nil && len(valid) > 0 && !s.inUpper(p.Base()) {
+		switch {
+		case lowerErr != nil && silent == nil:
+			silent = &store.DamageError{Layer: l.name, Path: s.Dir().Print(p), Why: "it may be there, and the store cannot be asked", Err: errors.Join(err, lowerErr)}
+		case lowerErr == nil && len(valid) > 0:
 			return &store.DamageError{Layer: l.name, Path: s.Dir().Print(p), Why: "it is valid there and cannot be read", Err: err}
 		}
+	}
+	if silent != nil {
+		return silent
 	}
 	if len(here) > 0 {
 		return &store.DamageError{Layer: "upper", Path: s.Dir().Print(p), Why: "it is valid and its object cannot be read", Err: err}

@@ -438,6 +438,24 @@ func TestDamagedLowerIsNamed(t *testing.T) {
 	}
 }
 
+// A lower that has vanished as a whole is named, too, and not the upper, which only knows of the object.
+func TestVanishedLowerIsNamed(t *testing.T) {
+	if !isolated(t) {
+		return
+	}
+	o := storetest.File(t, storepath.DefaultDir, "x", "x")
+	w := newWorld(t, 1, func(_ int, s *local.Store) { addTo(t, s, o) })
+	s := w.open(t)
+	addTo(t, s, storetest.File(t, storepath.DefaultDir, "y", "y", o.Path()))
+	must(t, os.Remove(filepath.Join(w.lowers[0], "nix/store", o.Path().Base())))
+	must(t, testenv.RemoveAll(filepath.Join(w.lowers[0], "nix/var")))
+	var damage *store.DamageError
+	err := s.NarFromPath(t.Context(), o.Path(), io.Discard)
+	if !errors.As(err, &damage) || !strings.HasPrefix(damage.Layer, "lower 1") || damage.Path != s.Dir().Print(o.Path()) {
+		t.Errorf("%v", err)
+	}
+}
+
 func TestLayers(t *testing.T) {
 	if !isolated(t) {
 		return
