@@ -15,6 +15,9 @@ func TestMain(m *testing.M) {
 	if os.Getenv(enteredEnv) != "" { // started by name of a descriptor
 		main()
 	}
+	if job := os.Getenv(walkVar); job != "" {
+		walkReader(job)
+	}
 	testscript.Main(m, map[string]func(){"strata": main, "nix-daemon": main})
 }
 

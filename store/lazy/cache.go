@@ -166,32 +166,32 @@ var errAbsent = errors.New("object is not in the cache")
 
 // open opens a file of an object; "" is the object itself. errAbsent says that the object is not here;
 // that the file is not in it is fs.ErrNotExist.
-func (c *Cache) open(p storepath.Path, file string) (int, error) {
+func (c *Cache) open(p storepath.Path, file string) (fd int, err error) {
 	name := p.Base()
 	if file != "" {
 		name += "/" + file
 	}
-	fd, err := openBeneath(int(c.objects.Fd()), name)
-	if err == nil || !errors.Is(err, unix.ENOENT) && !errors.Is(err, unix.ENOTDIR) {
-		return fd, err
-	}
-	if stage, ok := c.stagedAt(p); ok {
-		dir, err := unix.Open(stage, unix.O_PATH|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
-		if err == nil {
-			defer unix.Close(dir)
-			if fd, err = openBeneath(dir, name); err == nil {
+	for range 3 { // it may be evicted and come again meanwhile
+		fd, err = openBeneath(int(c.objects.Fd()), name)
+		if err == nil || !errors.Is(err, unix.ENOENT) && !errors.Is(err, unix.ENOTDIR) {
+			return fd, err
+		}
+		if stage, ok := c.stagedAt(p); ok {
+			dir, err := unix.Open(stage, unix.O_PATH|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
+			if err == nil {
+				fd, err = openBeneath(dir, name)
+				_ = unix.Close(dir)
+			}
+			if err == nil {
 				return fd, nil
 			}
+			continue // it has been published since
 		}
-		// It has been published since.
-		if fd, err = openBeneath(int(c.objects.Fd()), name); err == nil {
-			return fd, nil
+		if !c.Has(p) {
+			return -1, errAbsent
 		}
 	}
-	if c.Has(p) {
-		return -1, err
-	}
-	return -1, errAbsent
+	return -1, err
 }
 
 // openBeneath opens a file to read that is in a directory, by no symlink.
