@@ -114,6 +114,7 @@ func runDaemon(ctx context.Context, g *globals, o daemonOptions) (err error) {
 		}
 		err = errors.Join(err, st.Close())
 	}()
+	defer warm(ctx, st)()
 	s := daemon.New(daemon.Options{
 		Store:               st,
 		Version:             version,
