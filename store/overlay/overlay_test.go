@@ -449,6 +449,7 @@ func TestVanishedLowerIsNamed(t *testing.T) {
 	addTo(t, s, storetest.File(t, storepath.DefaultDir, "y", "y", o.Path()))
 	must(t, os.Remove(filepath.Join(w.lowers[0], "nix/store", o.Path().Base())))
 	must(t, testenv.RemoveAll(filepath.Join(w.lowers[0], "nix/var")))
+	must(t, overlayfs.Refresh(t.Context(), s.RealDir())) // or the kernel goes on showing it
 	var damage *store.DamageError
 	err := s.NarFromPath(t.Context(), o.Path(), io.Discard)
 	if !errors.As(err, &damage) || !strings.HasPrefix(damage.Layer, "lower 1") || damage.Path != s.Dir().Print(o.Path()) {
