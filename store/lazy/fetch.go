@@ -42,6 +42,7 @@ type job struct {
 	done    chan struct{} // closed when the outcome is certain
 	err     error         // if so
 	waiting int
+	wanted  bool // by somebody who has asked for it
 	cancel  context.CancelFunc
 	stream  *stream // what readers get meanwhile; nil: nothing
 }
@@ -63,8 +64,21 @@ func newFetcher(s *Store) *fetcher {
 
 // fetch returns when the object is here, verified. When nobody waits for it any more, it is given up.
 func (f *fetcher) fetch(ctx context.Context, info *store.PathInfo) error {
+	return f.fetchFor(ctx, info, true)
+}
+
+// fetchEarly is fetch for an object that nobody has asked for yet: should it fail, whoever does so soon has it tried
+// again.
+func (f *fetcher) fetchEarly(ctx context.Context, info *store.PathInfo) error {
+	if f.s.o.Cache.Has(info.Path) {
+		return nil
+	}
+	return f.fetchFor(ctx, info, false)
+}
+
+func (f *fetcher) fetchFor(ctx context.Context, info *store.PathInfo, wanted bool) error {
 	for {
-		err := f.join(ctx, info)
+		err := f.join(ctx, info, wanted)
 		if !errors.Is(err, context.Canceled) || ctx.Err() != nil {
 			return err
 		}
@@ -72,7 +86,7 @@ func (f *fetcher) fetch(ctx context.Context, info *store.PathInfo) error {
 	}
 }
 
-func (f *fetcher) join(ctx context.Context, info *store.PathInfo) error {
+func (f *fetcher) join(ctx context.Context, info *store.PathInfo, wanted bool) error {
 	p := info.Path
 	f.mu.Lock()
 	if err := f.past(p); err != nil {
@@ -84,6 +98,7 @@ func (f *fetcher) join(ctx context.Context, info *store.PathInfo) error {
 		j = f.begin(ctx, info, nil)
 	}
 	j.waiting++
+	j.wanted = j.wanted || wanted
 	f.mu.Unlock()
 	select {
 	case <-j.done:
@@ -137,7 +152,7 @@ func (f *fetcher) run(ctx context.Context, j *job, info *store.PathInfo) {
 		if f.jobs[p] == j {
 			delete(f.jobs, p)
 		}
-		if err != nil && ctx.Err() == nil {
+		if err != nil && ctx.Err() == nil && j.wanted {
 			f.failed[p] = failure{err, time.Now().Add(failurePause)}
 		}
 		j.err = err

@@ -239,3 +239,81 @@ func (n noIndexes) Get(ctx context.Context, name string, o objstore.GetOptions) 
 	}
 	return n.Store.Get(ctx, name, o)
 }
+
+// An object that was to come ahead as a whole and did not is asked for again as soon as somebody wants it.
+func TestAnObjectThatFailedAheadIsTriedAgain(t *testing.T) {
+	lib := storetest.Tree(t, dir, "lib", map[string]string{"lib/lib.so": string(lazy.Program("", "", nil, 10_000))})
+	app := storetest.Tree(t, dir, "app", map[string]string{"bin/app": string(lazy.Program("", string(dir)+"/"+lib.Path().Base()+"/lib", []string{"lib.so"}, 10_000))}, lib.Path())
+	from := newOriginWith(t, "a", compress.None, lib, app)
+	synctest.Test(t, func(t *testing.T) {
+		opened := 0
+		from.Before = func(_ context.Context, _, name string) error {
+			time.Sleep(roundTrip)
+			if strings.HasPrefix(name, "nar/") {
+				if opened++; opened == 2 {
+					return errors.New("no")
+				}
+			}
+			return nil
+		}
+		s := newSetup(t, lazy.Options{Origins: []lazy.Origin{from.trusted()}, NoProfiles: true}, lazy.CacheOptions{})
+		s.lookingAhead()
+		if _, err := s.read(t.Context(), app.Path(), "bin/app"); err != nil {
+			t.Fatal(err)
+		}
+		for s.store.Counts().Failed == 0 {
+			if opened > 2 {
+				t.Fatal("nothing was to come ahead")
+			}
+			time.Sleep(roundTrip)
+		}
+		if _, err := s.read(t.Context(), lib.Path(), "lib/lib.so"); err != nil {
+			t.Error(err)
+		}
+		s.settled()
+	})
+}
+
+// Who stops serving does not wait for what nobody has asked for.
+func TestNothingAheadHoldsUpTheEnd(t *testing.T) {
+	files := map[string]string{}
+	for i := range 100 {
+		files[fmt.Sprintf("lib/%03d", i)] = noise(i, 30_000)
+	}
+	o := storetest.Tree(t, dir, "o", files)
+	from := indexed(t, "a", plainNars, o)
+	synctest.Test(t, func(t *testing.T) {
+		var mu sync.Mutex
+		hung := 0
+		from.Before = func(ctx context.Context, _, name string) error {
+			mu.Lock()
+			hangs := strings.HasPrefix(name, "nar/") && hung > 0
+			if hangs {
+				hung++
+			}
+			mu.Unlock()
+			if hangs {
+				<-ctx.Done()
+				return context.Cause(ctx)
+			}
+			return nil
+		}
+		s := newSetup(t, lazy.Options{Origins: []lazy.Origin{from.origin(true)}, NoProfiles: true}, lazy.CacheOptions{})
+		for _, name := range []string{"lib/010", "lib/040", "lib/070"} {
+			s.wants(o.Path(), name, files[name])
+			synctest.Wait()
+		}
+		mu.Lock()
+		hung = 1
+		mu.Unlock()
+		for _, name := range []string{"lib/071", "lib/072", "lib/073"} { // have come with the others, and lead to more
+			s.wants(o.Path(), name, files[name])
+		}
+		synctest.Wait()
+		at := trips{time.Now()}
+		s.settled()
+		if n := at.taken(); n > 0 || hung < 2 {
+			t.Errorf("the end took %.0f round trips, with %d requests under way", n, hung-1)
+		}
+	})
+}

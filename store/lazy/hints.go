@@ -31,7 +31,11 @@ const (
 // opens takes note of the beginning of a file that is read: when it is a program, all of what it needs to start is
 // fetched, and not one after the other.
 func (o *Objects) opens(ob *object, node uint32, head []byte) {
-	if len(head) < 2 || string(head[:2]) != "#!" && string(head[:2]) != "\x7fE" || !o.hinted.first(ob, node) {
+	if len(head) < 2 || string(head[:2]) != "#!" && string(head[:2]) != "\x7fE" {
+		return
+	}
+	// Who is given what comes while it comes must not wait for the whole.
+	if o.s.o.Offline || o.s.o.Verify == VerifyStream || !o.hinted.first(ob, node) {
 		return
 	}
 	select {
@@ -233,7 +237,7 @@ func (ob *object) peek(ctx context.Context, node uint32, b []byte, off int64) bo
 		return false
 	}
 	defer ob.o.gate.leave()
-	if ob.o.fetch.fetchWhole(ctx, ob.info) != nil || ob.verify(ctx) != nil {
+	if ob.o.fetch.fetchEarly(ctx, ob.info) != nil || ob.verify(ctx) != nil {
 		return false
 	}
 	n, err := ob.readHere(ctx, node, b, off)

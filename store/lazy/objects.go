@@ -38,6 +38,8 @@ type Objects struct {
 	met     chan *object  // objects that somebody has looked up for the first time
 	opened  chan opened   // programs and libraries of which the beginning was read
 	hinted  hinted
+	life    context.Context //nolint:containedctx // ends when what comes ahead has no purpose any more; may be nil
+	end     context.CancelFunc
 	asking  singleflight.Group // for indexes
 
 	since             time.Time
@@ -60,6 +62,7 @@ func (s *Store) Objects(state string) (*Objects, error) {
 	}
 	o := &Objects{s: s, fetch: newFetcher(s), numbers: n, loaded: map[uint64]*object{}, changed: make(chan struct{}, 1), met: make(chan *object, 64), opened: make(chan opened, 64), since: time.Now()}
 	o.fetch.spoilt = o.forget
+	o.life, o.end = context.WithCancel(context.Background())
 	if !s.o.NoProfiles {
 		o.recorder, o.starts = newRecorder(), make(chan storepath.Path, 64)
 	}
@@ -69,6 +72,7 @@ func (s *Store) Objects(state string) (*Objects, error) {
 // Close waits until what has come is on disk, and lets another process serve the mount. Nothing
 // may be under way.
 func (o *Objects) Close() error {
+	o.end()
 	o.fetch.idle.Wait()
 	return o.numbers.close()
 }

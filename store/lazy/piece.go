@@ -94,6 +94,10 @@ func (pt *partial) join(ctx context.Context, i, last int) error {
 func (pt *partial) begin(ctx context.Context, j *pieceJob) {
 	work, cancel := context.WithCancel(context.WithoutCancel(ctx))
 	j.cancel = cancel
+	if j.ahead && pt.o.life != nil {
+		stop := context.AfterFunc(pt.o.life, cancel)
+		j.cancel = func() { stop(); cancel() }
+	}
 	pt.o.fetch.idle.Go(func() { pt.run(work, j) })
 }
 

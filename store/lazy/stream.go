@@ -58,6 +58,7 @@ func (f *fetcher) streaming(ctx context.Context, info *store.PathInfo, tree *fus
 	j := f.jobs[info.Path]
 	if j == nil {
 		j = f.begin(ctx, info, f.s.newStream(info, tree))
+		j.wanted = true
 		j.waiting++ // it comes to its end, however early its readers have enough
 	}
 	return j.stream, nil
