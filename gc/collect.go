@@ -105,6 +105,10 @@ func Collect(ctx context.Context, p Parts, o store.GCOptions) (*store.GCResult, 
 // FindRoots finds all roots, temporary ones included, whose paths satisfy valid.
 // With censor it hides what processes and temporary roots belong to.
 func FindRoots(ctx context.Context, p Parts, valid func(context.Context, []storepath.Path) ([]storepath.Path, error), censor bool) (store.Roots, error) {
+	temp, err := ReadTempRoots(ctx, filepath.Join(p.StateDir, "temproots"), p.Dir) // first, see collection.load
+	if err != nil {
+		return nil, err
+	}
 	lasting, err := p.lastingRoots(ctx, censor)
 	if err != nil {
 		return nil, err
@@ -116,10 +120,6 @@ func FindRoots(ctx context.Context, p Parts, valid func(context.Context, []store
 	all := store.Roots{}
 	for _, path := range ok {
 		all[path] = lasting[path]
-	}
-	temp, err := ReadTempRoots(ctx, filepath.Join(p.StateDir, "temproots"), p.Dir)
-	if err != nil {
-		return nil, err
 	}
 	merge(all, temp, censor)
 	return all, nil
@@ -204,21 +204,21 @@ type collection struct {
 	rooted     storepath.Set
 }
 
-// load finds the roots, then the graph, then what is alive. The order matters: a
-// path whose temporary root is gone when we look has been registered before, so
-// that the graph has it.
+// load finds the temporary roots, then the others, then the graph, then what is alive. The
+// order matters: whose temporary root is gone when we look has been registered before, and
+// has got the lasting root that its owner made of it, so that the graph and the links have it. Temporary
+// roots that come later are told to the server.
 func (c *collection) load(ctx context.Context) error {
 	activity.Logf(ctx, activity.Info, "finding garbage collector roots...")
-	lasting := rootSet{}
-	if !c.opts.IgnoreLiveness {
-		var err error
-		if lasting, err = c.lastingRoots(ctx, c.opts.Survivors == 0); err != nil {
-			return err
-		}
-	}
 	temp, err := ReadTempRoots(ctx, filepath.Join(c.StateDir, "temproots"), c.Dir)
 	if err != nil {
 		return err
+	}
+	lasting := rootSet{}
+	if !c.opts.IgnoreLiveness {
+		if lasting, err = c.lastingRoots(ctx, c.opts.Survivors == 0); err != nil {
+			return err
+		}
 	}
 	if c.graph, c.keeps, err = c.Graph(ctx, c.opts.Survivors > 0); err != nil {
 		return err

@@ -250,6 +250,26 @@ func TestRootsDuringCollection(t *testing.T) {
 	}
 }
 
+// Whoever makes a lasting root of what is temporarily one, and is done then, keeps it at whatever
+// moment of a collection that is.
+func TestRootBecomesALastingOne(t *testing.T) {
+	f := newFake(t, "a>b", "b>", "c>")
+	temp := NewTempRootsFile(f.state, "1", dir)
+	defer func() { _ = temp.Close() }()
+	if err := temp.Add(t.Context(), []storepath.Path{path("a")}); err != nil {
+		t.Fatal(err)
+	}
+	p := f.parts()
+	p.MoreRoots = func(context.Context) (store.Roots, error) {
+		// The links have been read.
+		f.link(t, "gcroots/a", "a")
+		return nil, temp.Close()
+	}
+	if _, err := Collect(t.Context(), p, deleteAll); err != nil || f.left() != "a b" {
+		t.Errorf("left: %s, %v", f.left(), err)
+	}
+}
+
 func TestRootOfWhatIsBeingDeletedWaits(t *testing.T) {
 	f := newFake(t, "a>")
 	temp := NewTempRootsFile(f.state, "1", dir)

@@ -192,10 +192,11 @@ func (s *Stack) pivotSources(ctx context.Context) (out []pivot.Source, err error
 // pivotRoots finds the gc roots of the upper.
 func (s *Stack) pivotRoots(ctx context.Context, processes bool) (r pivot.Roots, err error) {
 	c := &s.Config
-	if r.Links, err = gc.LinkRoots(ctx, c.Upper.State, c.StoreDir); err != nil {
+	// First: who lets go of a temporary root may have made a link of it just before.
+	if r.InUse, err = gc.ReadTempRoots(ctx, filepath.Join(c.Upper.State, "temproots"), c.StoreDir); err != nil {
 		return r, err
 	}
-	if r.InUse, err = gc.ReadTempRoots(ctx, filepath.Join(c.Upper.State, "temproots"), c.StoreDir); err != nil {
+	if r.Links, err = gc.LinkRoots(ctx, c.Upper.State, c.StoreDir); err != nil {
 		return r, err
 	}
 	add := func(more store.Roots) {

@@ -2,6 +2,7 @@ package local_test
 
 import (
 	"bytes"
+	"context"
 	"fmt"
 	"path/filepath"
 	"strings"
@@ -146,4 +147,50 @@ func TestStockAddsDuringALargeCollection(t *testing.T) {
 	if v, verr := s.ValidPaths(t.Context(), []storepath.Path{p}); err != nil || verr != nil || len(v) != 1 {
 		t.Errorf("%s: %v, %v, %v", added, v, err, verr)
 	}
+}
+
+// A stock daemon builds in the store that we collect: its clients keep what they have roots for, and nobody
+// is in the way of anybody else for good. (Its own collections miss roots that become lasting ones meanwhile.)
+func TestCollectingBesideAStockDaemon(t *testing.T) {
+	testenv.Long(t)
+	nix := testenv.Nix(t, "2.34")
+	s := open(t, local.Options{Root: nix.Dir})
+	client := nix.WithRemote(nix.Daemon(t))
+	const rounds = 5
+	ctx, stop := context.WithCancel(t.Context())
+	var wg sync.WaitGroup
+	end := sync.OnceFunc(func() { stop(); wg.Wait() })
+	defer end()
+	collected := 0
+	wg.Go(func() {
+		for ctx.Err() == nil {
+			if _, err := s.CollectGarbage(t.Context(), deleteAll); err != nil {
+				t.Errorf("our collection: %v", err)
+				return
+			}
+			collected++
+		}
+	})
+	for i := range rounds {
+		name := fmt.Sprint("kept-", i)
+		text := fmt.Sprintf("contents of %d", i)
+		// The root is there before the client lets go of what it has added.
+		client.Run(t, "nix-build", "--out-link", filepath.Join(nix.Dir, name), "--expr",
+			fmt.Sprintf(`derivation { name = "%s"; system = builtins.currentSystem; builder = "/bin/sh"; args = [ "-c" "echo -n %s > $out" ]; }`, name, text))
+	}
+	end()
+	if _, err := s.CollectGarbage(t.Context(), deleteAll); err != nil {
+		t.Error(err)
+	}
+	for i := range rounds {
+		link := filepath.Join(nix.Dir, fmt.Sprint("kept-", i))
+		if got := nix.Run(t, "cat", link); got != fmt.Sprintf("contents of %d", i) {
+			t.Errorf("%s has %q", link, got)
+		}
+	}
+	if collected == 0 {
+		t.Error("nothing was collected meanwhile")
+	}
+	nix.Run(t, "nix-store", "--verify", "--check-contents")
+	clean(t, s)
 }
