@@ -144,6 +144,7 @@ func (p *Place) Read(ctx context.Context, consumer string) (*Lease, error) {
 }
 
 func (p *Place) read(ctx context.Context, name string) (*Lease, error) {
+	defer p.asking(ctx, name)()
 	r, _, err := p.objects.Get(ctx, name, objstore.GetOptions{})
 	if err != nil {
 		return nil, &UnreadableError{Place: p.name, Name: name, Err: err}
@@ -181,6 +182,7 @@ func (p *Place) DropOwn(ctx context.Context, consumer, holder string) error {
 }
 
 func (p *Place) get(ctx context.Context, name string, most int64) ([]byte, error) {
+	defer p.asking(ctx, name)()
 	r, _, err := p.objects.Get(ctx, name, objstore.GetOptions{})
 	if err != nil {
 		return nil, err
@@ -194,6 +196,7 @@ func (p *Place) get(ctx context.Context, name string, most int64) ([]byte, error
 }
 
 func (p *Place) put(ctx context.Context, name string, data []byte, contentType string) error {
+	defer p.asking(ctx, name)()
 	err := p.objects.Put(ctx, name, bytes.NewReader(data), objstore.PutOptions{Size: int64(len(data)), ContentType: contentType})
 	if err != nil {
 		return fmt.Errorf("publishing '%s' in '%s': %w", name, p.name, err)
