@@ -141,6 +141,9 @@ func Activated() ([]*Listener, error) {
 	for _, f := range files {
 		l, err := net.FileListener(f)
 		_ = f.Close() // FileListener has a duplicate
+		if errors.Is(err, unix.ENOTSOCK) {
+			continue // somebody else has put it by
+		}
 		if err != nil {
 			for _, l := range all {
 				_ = l.Close()

@@ -16,7 +16,7 @@ import (
 // KeepOptions say how a connection is kept.
 type KeepOptions struct {
 	// Command makes the command of a process that serves the connection, which it finds open as
-	// descriptor 3. The process ends well when the mount is gone.
+	// descriptor 3, before its other ExtraFiles. The process ends well when the mount is gone.
 	Command func(Takeover) *exec.Cmd
 	// TakeOver tells that somebody served the connection before.
 	TakeOver bool
@@ -98,7 +98,7 @@ var errReplaced = errors.New("replaced")
 // keepOne runs one process to its end.
 func keepOne(ctx context.Context, c *Conn, o KeepOptions, start Takeover) error {
 	cmd := o.Command(start)
-	cmd.ExtraFiles = []*os.File{c.dev}
+	cmd.ExtraFiles = append([]*os.File{c.dev}, cmd.ExtraFiles...)
 	if err := cmd.Start(); err != nil {
 		return err
 	}

@@ -34,6 +34,8 @@ type LazyMount struct {
 	Conn *os.File
 	// Private tells that the mount is of no use to anybody without this process.
 	Private bool
+	// TakeOver tells that the mount is that of an earlier run, and that nobody serves it any more.
+	TakeOver bool
 }
 
 // fileLazy are the keys of a lower that is lazy.
@@ -176,10 +178,20 @@ func (s *Stack) lazyStep(f *found) step {
 	return step{
 		role: roleLazy + f.Name, target: f.real, source: ref.String(), lower: f,
 		identify: func(adopted bool) (string, error) {
-			if adopted && !isServed(f.real) {
+			if adopted && f.conn == nil && s.parts.LazyKept != nil {
+				f.conn = s.parts.LazyKept(f.real)
+			}
+			if adopted && f.conn == nil && !isServed(f.real) {
 				return "", errors.New("nobody serves it any more")
 			}
 			return ref.String(), nil
+		},
+		adopted: func(ctx context.Context) error {
+			if f.conn == nil {
+				return nil
+			}
+			defer f.conn.Close()
+			return s.parts.Lazy(ctx, LazyMount{Store: ref, Target: f.real, State: f.lazyState, Conn: f.conn, Private: s.run.Private, TakeOver: true})
 		},
 		attach: func(ctx context.Context, before func(overlayfs.Record) error) error {
 			return s.mountLazy(ctx, f, ref, before)

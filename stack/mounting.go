@@ -43,6 +43,11 @@ func (s *Stack) mountAll(ctx context.Context, steps []step) error {
 		}
 		if adopted {
 			s.parts.Log.Info(fmt.Sprintf("taking over the mount at '%s' of an earlier run", st.target))
+			if st.adopted != nil {
+				if err := st.adopted(ctx); err != nil {
+					return err
+				}
+			}
 			continue
 		}
 		// What was mounted later may lie on what comes now.

@@ -49,6 +49,8 @@ type found struct {
 	roots string
 	// lazyState is where the state of a lazy lower's mount is.
 	lazyState string
+	// conn is the connection of its mount, if that was kept and is to be served again.
+	conn *os.File
 	// hidden tells that the stack's own mounts would cover the lower, so that it is
 	// bound to another place first.
 	hidden bool

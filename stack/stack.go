@@ -28,6 +28,9 @@ type Parts struct {
 	// Lazy has the mount of a lazy lower served, by processes that go on until it is gone, also when
 	// this one has ended. nil: there are no lazy lowers.
 	Lazy func(context.Context, LazyMount) error
+	// LazyKept gives the connection of the mount of a lazy lower at a directory that somebody has kept while nobody served it; nil
+	// if there is none. It is the caller's from then on. nil: there are none.
+	LazyKept func(target string) *os.File
 	// Version of the program, for those who ask what runs.
 	Version string
 	// Log gets what happens while the stack is up. nil: nothing is logged.

@@ -44,6 +44,8 @@ type step struct {
 	// identify tells whether an earlier mount shows the same. adopted is whether
 	// one is there.
 	identify func(adopted bool) (string, error)
+	// adopted, if not nil, is called when an earlier mount was taken over.
+	adopted func(ctx context.Context) error
 	// attach makes the mount; before gets its record when it exists and is not seen
 	// yet.
 	attach func(ctx context.Context, before func(overlayfs.Record) error) error

@@ -30,7 +30,10 @@ type globals struct {
 
 	progress *progress  // once a command runs
 	alive    []*os.File // open until the process ends, for others to notice that
-	cfg      *config    // see config()
+	// supervisor is the process that ends with the command of 'strata run'; nil: there is none.
+	supervisor *os.File
+	kept       keptLowers // of an earlier run of the service
+	cfg        *config    // see config()
 }
 
 func (g *globals) addFlags(f *pflag.FlagSet) {

@@ -107,6 +107,7 @@ func newLazyServeCommand(g *globals) *cobra.Command {
 	f := cmd.Flags()
 	f.StringVar(&o.state, "state", "", "what lasts as long as the mount is in `DIR`")
 	f.StringVar(&o.socket, "socket", "", "answer store clients on the socket at `PATH`")
+	o.lazyBound.addFlags(f)
 	f.BoolVar(&o.takeOver.After, "take-over", false, "another process served the mount before")
 	f.BoolVar(&o.takeOver.Failing, "failing", false, "several have ended soon after they began")
 	return cmd

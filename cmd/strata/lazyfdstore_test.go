@@ -1,10 +1,13 @@
 package main
 
 import (
+	"encoding/json"
+	"fmt"
 	"net"
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"testing"
@@ -175,4 +178,90 @@ func TestLazyMountOutlivesARestart(t *testing.T) {
 	if states, _ := os.ReadDir(filepath.Join(w.path("run"), "lazy")); len(states) != 0 {
 		t.Errorf("%v are left", states)
 	}
+}
+
+// A whole stack is restarted, and crashes, with all its processes, while a program waits for a lazy lower and another one has a
+// file of it open.
+func TestLazyLowerOutlivesItsService(t *testing.T) {
+	testenv.Long(t)
+	if !testenv.Isolate(t, testenv.Namespace{}) {
+		return
+	}
+	w := newLazyWorld(t, "gzip-1.12", "sed-4.9-1", "bash-5.2.15")
+	file := w.path("strata.toml")
+	text := fmt.Sprintf("upper.dir = %q\nroot = %q\n[[lower]]\nlazy = [%q]\ncache = \"cache\"\nname = \"l\"\n", w.path("up"), w.path("root"), w.uri())
+	if err := os.WriteFile(file, []byte(text), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	at, gzip := w.path("root/nix/store"), w.object("gzip-1.12")
+	s := newSystemd(t)
+	up := func() *testenv.Process {
+		t.Helper()
+		p := s.start(w.command("up", "-c", file))
+		s.hear("READY=1")
+		if len(s.stored) != 1 {
+			t.Fatalf("%d descriptors are stored, of %q", len(s.stored), s.said)
+		}
+		return p
+	}
+	// What systemd kills of a service whose main process has ended.
+	rest := func() {
+		t.Helper()
+		var all []lazyStatus
+		if err := json.Unmarshal([]byte(w.run("lazy", "status", "--json")), &all); err != nil || len(all) != 1 {
+			t.Fatalf("%v, %+v", err, all)
+		}
+		pids := []int{all[0].PID, w.server()}
+		for _, pid := range pids {
+			if err := unix.Kill(pid, unix.SIGKILL); err != nil {
+				t.Fatal(err)
+			}
+		}
+		w.until("they have ended", func() bool {
+			return !slices.ContainsFunc(pids, func(pid int) bool { return unix.Kill(pid, 0) == nil })
+		})
+	}
+	p := up()
+	holder := exec.Command("sh", "-c", `cd "$1" && exec 3<bin/gzip && echo open && while read line; do head -c 4 <&3 | tail -c 3; cmp bin/gzip "$2"/bin/gzip && echo same; done`,
+		"sh", filepath.Join(at, gzip), filepath.Join(w.corpus, gzip))
+	in, err := holder.StdinPipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	held := testenv.Start(t, holder)
+	w.until("the file is open", func() bool { return strings.Contains(held.Output(), "open") })
+	for n, how := range []string{"crash", "restart"} {
+		if how == "crash" {
+			p.Kill()
+		} else {
+			_ = p.Stop() // it says what is in use, and stays
+		}
+		rest()
+		waiting := testenv.Start(t, exec.Command("sh", "-c", `ls "$1"/bin >/dev/null && echo listed`, "sh", filepath.Join(at, w.object([]string{"sed-4.9-1", "bash-5.2.15"}[n]))))
+		p = up()
+		if !strings.Contains(p.Output(), "taking over") {
+			t.Errorf("after a %s nothing was taken over", how)
+		}
+		w.until("the program goes on that waited", func() bool { return ended(waiting) })
+		if !strings.Contains(waiting.Output(), "listed") {
+			t.Errorf("after a %s: %q", how, waiting.Output())
+		}
+		if _, err := in.Write([]byte("go on\n")); err != nil {
+			t.Fatal(err)
+		}
+		w.until("the program goes on that has a file open", func() bool { return strings.Count(held.Output(), "same") == n+1 })
+	}
+	w.same(at, w.objects...)
+	if err := in.Close(); err != nil {
+		t.Fatal(err)
+	}
+	w.until("the program ends", func() bool { return ended(held) })
+	if err := p.Stop(); err != nil {
+		t.Error(err)
+	}
+	s.hear("FDSTOREREMOVE=1")
+	if len(s.stored) != 0 {
+		t.Errorf("%d descriptors stay stored", len(s.stored))
+	}
+	w.until("those who served it have ended", func() bool { return strings.TrimSpace(w.run("lazy", "status", "--json")) == "[]" })
 }

@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"io"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -14,16 +13,14 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/strata-nix/strata/fusefs"
+	"github.com/strata-nix/strata/internal/flock"
 	"github.com/strata-nix/strata/stack"
 )
 
-// Descriptors of a process that keeps the mount of a lazy lower: fuseFD, and one that ends when
-// the process has ended that started it, if it matters.
-const parentFD = 4
-
 type lazyKeepOptions struct {
+	lazyBound
 	state, target string
-	withParent    bool
+	takeOver      bool
 }
 
 func newLazyKeepCommand(g *globals) *cobra.Command {
@@ -38,7 +35,8 @@ func newLazyKeepCommand(g *globals) *cobra.Command {
 	f := cmd.Flags()
 	f.StringVar(&o.state, "state", "", "what lasts as long as the mount is in `DIR`")
 	f.StringVar(&o.target, "target", "", "the mount is at `DIR`")
-	f.BoolVar(&o.withParent, "with-parent", false, "end with the process that started this one")
+	f.BoolVar(&o.takeOver, "take-over", false, "the mount was kept by a process that is gone")
+	o.lazyBound.addFlags(f)
 	return cmd
 }
 
@@ -55,13 +53,17 @@ func runLazyKeep(ctx context.Context, g *globals, o lazyKeepOptions) error {
 	}
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
-	if o.withParent {
-		unix.CloseOnExec(parentFD)
-		parent := os.NewFile(parentFD, "parent")
-		go func() {
-			_, _ = io.Copy(io.Discard, parent) // it is never written to
-			cancel()
-		}()
+	o.watch(cancel)
+	lock, err := flock.Open(filepath.Join(o.state, keeperLock))
+	if err != nil {
+		return err
+	}
+	defer lock.Close()
+	if free, err := lock.Try(flock.Exclusive); err != nil || !free {
+		if err == nil {
+			g.log().Info(fmt.Sprintf("'%s' is kept already", o.target))
+		}
+		return err
 	}
 	m := &lazyMount{Target: o.target, Store: ref.String(), PID: os.Getpid(), state: o.state}
 	if err := m.write(); err != nil {
@@ -72,15 +74,18 @@ func runLazyKeep(ctx context.Context, g *globals, o lazyKeepOptions) error {
 	} else {
 		defer forget()
 	}
-	return fusefs.Keep(ctx, conn, fusefs.KeepOptions{Command: g.lazyServeCommand(ref, o.state, ""), Replace: onHangup(ctx), Log: g.log()})
+	return fusefs.Keep(ctx, conn, fusefs.KeepOptions{Command: o.pass(g.lazyServeCommand(ref, o.state, "")), TakeOver: o.takeOver, Replace: onHangup(ctx), Log: g.log()})
 }
+
+// keeperLock is the file in a mount's state that is locked by who keeps it, so that nobody else does as well.
+const keeperLock = "keeper"
 
 // link makes a mount be found whose state is with its stack.
 func (m *lazyMount) link() (forget func(), err error) {
 	if err := os.MkdirAll(lazyPlaces(), 0o755); err != nil {
 		return nil, err
 	}
-	name := filepath.Join(lazyPlaces(), fmt.Sprintf("stack-%d", os.Getpid()))
+	name := filepath.Join(lazyPlaces(), m.linkName())
 	_ = os.Remove(name) // of a process with the same number
 	return func() { _ = os.Remove(name) }, os.Symlink(m.state, name)
 }
@@ -96,7 +101,11 @@ func (g *globals) serveLazy(_ context.Context, m stack.LazyMount) error {
 	}
 	defer log.Close()
 	args := append([]string{"lazy", "keep", "--store", m.Store.String(), "--state", m.State, "--target", m.Target}, g.again()...)
-	files := []*os.File{m.Conn}
+	if m.TakeOver {
+		args = append(args, "--take-over")
+	}
+	cmd := exec.Command(executable(), args...)
+	cmd.ExtraFiles = []*os.File{m.Conn}
 	if m.Private {
 		ours, theirs, err := os.Pipe()
 		if err != nil {
@@ -104,15 +113,17 @@ func (g *globals) serveLazy(_ context.Context, m stack.LazyMount) error {
 		}
 		g.alive = append(g.alive, theirs) // until this process ends
 		defer ours.Close()
-		files, args = append(files, ours), append(args, "--with-parent")
+		bind(cmd, ours, g.supervisor)
 	}
-	cmd := exec.Command(executable(), args...)
-	cmd.ExtraFiles, cmd.Stdout, cmd.Stderr = files, log, log
+	cmd.Stdout, cmd.Stderr = log, log
 	cmd.SysProcAttr = &unix.SysProcAttr{Setsid: true}
 	if err := cmd.Start(); err != nil {
 		return fmt.Errorf("serving a lazy lower: %w", err)
 	}
 	go func() { _ = cmd.Wait() }() // it says itself what is wrong
+	if err := keepLower(m); err != nil {
+		g.log().Warn(fmt.Sprintf("'%s' will not outlive the service: %v", m.Target, err))
+	}
 	return nil
 }
 

@@ -16,12 +16,16 @@ import (
 
 // lazyServeOptions are what a process is told that serves a mount.
 type lazyServeOptions struct {
+	lazyBound
 	state, socket string
 	takeOver      fusefs.Takeover
 }
 
 // fuseFD is where a process that serves a mount finds the connection.
 const fuseFD = 3
+
+// boundEnd is how long a process may take to end of its own accord that nobody needs any more.
+const boundEnd = time.Second
 
 func runLazyServe(ctx context.Context, g *globals, o lazyServeOptions) (err error) {
 	// It runs as long as the machine, beside all else: memory is worth more than time here.
@@ -56,6 +60,11 @@ func runLazyServe(ctx context.Context, g *globals, o lazyServeOptions) (err erro
 		return err
 	}
 	ctx, cancel := context.WithCancel(ctx)
+	o.watch(func() {
+		cancel()
+		// There is nobody left who could wait for an answer, or for us.
+		time.AfterFunc(boundEnd, func() { os.Exit(int(exitOK)) })
+	})
 	var beside sync.WaitGroup
 	defer beside.Wait()
 	defer cancel()

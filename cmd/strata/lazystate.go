@@ -41,6 +41,9 @@ func (m *lazyMount) write() error {
 	return os.WriteFile(filepath.Join(m.state, lazyMountFile), text, 0o644) //nolint:gosec // no secrets
 }
 
+// linkName is the name of a link to the state of a mount that is with its stack.
+func (m *lazyMount) linkName() string { return fmt.Sprintf("stack-%d", m.PID) }
+
 // lazyMounts finds the mounts whose keepers are alive.
 func lazyMounts() ([]*lazyMount, error) {
 	dirs, err := os.ReadDir(lazyPlaces())
@@ -53,6 +56,10 @@ func lazyMounts() ([]*lazyMount, error) {
 		text, err := os.ReadFile(filepath.Join(m.state, lazyMountFile))
 		if err != nil || json.Unmarshal(text, m) != nil || m.PID <= 0 {
 			continue // it is just being made, or taken away
+		}
+		if !d.IsDir() && d.Name() != m.linkName() {
+			_ = os.Remove(m.state) // of a process that kept it before
+			continue
 		}
 		if err := unix.Kill(m.PID, 0); err == nil || errors.Is(err, unix.EPERM) || m.ask(context.Background()) != nil {
 			all = append(all, m)

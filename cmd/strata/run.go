@@ -181,6 +181,9 @@ func (o *runOptions) serve(ctx context.Context, g *globals, f *pflag.FlagSet, se
 	command := enter.Command{Args: args, Env: runEnv(env, &cfg), Dir: cwd}
 	forget := temporary(&cfg)
 	defer forget()
+	if g.supervisor, err = server.Supervisor(); err != nil {
+		return err
+	}
 	caches, err := withoutFUSE(ctx, g, &cfg)
 	if err != nil {
 		return err

@@ -2,9 +2,11 @@ package main
 
 import (
 	"fmt"
+	"io"
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"testing"
@@ -254,4 +256,104 @@ func (p *runPlace) until(what string, f func() bool) {
 			p.t.Fatalf("never: %s", what)
 		}
 	}
+}
+
+// Whoever serves a lazy lower, or keeps it, or the store, may be killed: the command goes on reading from it, and when that has
+// ended nothing is left.
+func TestRunWithALazyLowerIsKilled(t *testing.T) {
+	testenv.Long(t)
+	if !testenv.Isolate(t, testenv.Namespace{}) {
+		return
+	}
+	testenv.FUSE(t)
+	p := newRunPlace(t)
+	cache := filepath.Join(p.dir, "cache")
+	if out, err := p.command("push", "--store", "local?root="+p.base, "file://"+cache, p.hello).CombinedOutput(); err != nil {
+		t.Fatalf("%v: %s", err, out)
+	}
+	for i, victims := range [][]string{{"serve"}, {"keep"}, {"run"}, {"run", "serve"}, {"run", "keep"}, {"run", "keep", "serve"}} {
+		lower := fmt.Sprintf("lazy://?from=file://%s%%3Ftrusted=true&cache=%s/kept%d", cache, p.dir, i)
+		// The processes find each other by the place of what is kept.
+		cmd := p.strata("run", "--userns", "--lower", lower, "--", "sh", "-c", `echo ready; read line; cat "$1"; echo $?; exit 7`, "sh", p.hello)
+		in, err := cmd.StdinPipe()
+		if err != nil {
+			t.Fatal(err)
+		}
+		stderr, err := os.Create(filepath.Join(p.dir, fmt.Sprintf("stderr%d", i)))
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer stderr.Close()
+		cmd.Stderr = stderr
+		heard := func() string {
+			text, err := os.ReadFile(stderr.Name())
+			if err != nil {
+				t.Fatal(err)
+			}
+			return string(text)
+		}
+		out, err := cmd.StdoutPipe()
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := cmd.Start(); err != nil {
+			t.Fatal(err)
+		}
+		buf := make([]byte, 100)
+		if n, err := out.Read(buf); string(buf[:n]) != "ready\n" {
+			t.Fatalf("%q, %v, %s", buf[:n], err, heard())
+		}
+		find := func() map[string]int { return processesWith(t, fmt.Sprintf("%s/kept%d", p.dir, i), cmd.Process.Pid) }
+		p.until("the lower is served", func() bool { return len(find()) == 3 })
+		all := find()
+		for _, v := range victims {
+			if err := unix.Kill(all[v], unix.SIGKILL); err != nil {
+				t.Fatalf("%s, of %v: %v", v, all, err)
+			}
+		}
+		const lost = "has ended before the command"
+		if victims[0] == "run" {
+			p.until("the supervisor knows", func() bool { return strings.Contains(heard(), lost) })
+		}
+		if _, err := in.Write([]byte("go on\n")); err != nil {
+			t.Fatal(err)
+		}
+		said, err := io.ReadAll(out)
+		_ = cmd.Wait()
+		want := "hello\n0\n"
+		if len(victims) == 3 {
+			want = "1\n" // nobody is left who could take over
+		}
+		if string(said) != want || err != nil || cmd.ProcessState.ExitCode() != 7 {
+			t.Errorf("after %q were killed: %q, %v, %v, %s", victims, said, err, cmd.ProcessState, heard())
+		}
+		if told := strings.Contains(heard(), lost); told != (victims[0] == "run") {
+			t.Errorf("after %q were killed it says: %s", victims, heard())
+		}
+		p.until(fmt.Sprintf("all have ended after %q were killed", victims), func() bool { return len(find()) == 0 })
+	}
+}
+
+// processesWith finds the processes of strata that have a word in their arguments, but one, by what they do.
+func processesWith(t *testing.T, word string, but int) map[string]int {
+	t.Helper()
+	found := map[string]int{}
+	files, err := filepath.Glob("/proc/[0-9]*/cmdline")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, file := range files {
+		b, _ := os.ReadFile(file) // it may have ended
+		args := strings.Split(string(b), "\x00")
+		pid, _ := strconv.Atoi(strings.Split(file, "/")[2])
+		if pid == but || !strings.Contains(string(b), word) {
+			continue
+		}
+		for _, what := range []string{"run", "keep", "serve"} {
+			if slices.Contains(args, what) {
+				found[what] = pid
+			}
+		}
+	}
+	return found
 }

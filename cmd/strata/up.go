@@ -245,11 +245,15 @@ func runUp(ctx context.Context, g *globals, cfg stack.Config, detach bool) error
 		}
 	}
 	_ = os.Unsetenv(upChildEnv) // it is for us alone
+	g.kept = takeKeptLowers()
 	c, st, err := assemble(ctx, g, cfg)
+	if derr := g.kept.drop(); derr != nil {
+		g.log().Warn(derr.Error())
+	}
 	if err != nil {
 		return err
 	}
-	log := g.log()
+	log, lowers := g.log(), st.Run().Mounts
 	err = serveStack(ctx, g, c, st, func(r *stack.Run) error {
 		if err := tellReady(g, r, started == background); err != nil {
 			log.Warn(fmt.Sprintf("cannot say that the stack is ready: %v", err))
@@ -259,6 +263,9 @@ func runUp(ctx context.Context, g *globals, cfg stack.Config, detach bool) error
 	down := st.TakeDown(context.WithoutCancel(ctx), stack.TakeDownOptions{
 		Lazy: cfg.Lazy, KeepStore: errors.Is(err, daemon.ErrStuck),
 	})
+	if err := dropLowers(lowers, st.Run().Mounts); err != nil {
+		log.Warn(err.Error())
+	}
 	if err := errors.Join(err, down); err != nil {
 		return err
 	}
@@ -296,7 +303,7 @@ func stackParts(ctx context.Context, g *globals, cfg stack.Config) (*config, sta
 			return nil, stack.Parts{}, &usageError{fmt.Errorf("gc.leases: %w", err)}
 		}
 	}
-	return c, stack.Parts{Open: c.open, Lazy: g.serveLazy, Leases: c.leases, Upper: upper, Version: release, Log: g.log()}, nil
+	return c, stack.Parts{Open: c.open, Lazy: g.serveLazy, LazyKept: g.kept.take, Leases: c.leases, Upper: upper, Version: release, Log: g.log()}, nil
 }
 
 // serveStack serves a stack until ctx ends. When clients can come it calls ready.

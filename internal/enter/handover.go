@@ -79,6 +79,16 @@ func Serve() (*Server, error) {
 // Note is what the supervisor was told in its Options.
 func (s *Server) Note() string { return s.h.Note }
 
+// Supervisor is the supervisor's process, as a pidfd, for others that are to last as long as the command, also when the server
+// does not: it ends with the command. The caller closes it.
+func (s *Server) Supervisor() (*os.File, error) {
+	fd, err := unix.PidfdOpen(os.Getppid(), 0)
+	if err != nil {
+		return nil, os.NewSyscallError("pidfd_open", err)
+	}
+	return os.NewFile(uintptr(fd), "supervisor"), nil
+}
+
 // Ended is closed when the command has ended, or nobody wants it any more.
 func (s *Server) Ended() <-chan struct{} { return s.ended }
 
