@@ -50,7 +50,9 @@ func (pt *partial) used(i int) {
 	pt.mu.Unlock()
 	if came {
 		pt.o.s.count.guessedRead.Add(k.Size)
-		pt.lookAround(i, room)
+		if room >= worthGuess {
+			pt.o.fetch.idle.Go(func() { pt.lookAround(i, room) })
+		}
 	}
 }
 
@@ -98,6 +100,9 @@ func (pt *partial) guessed(i int, room int64) *pieceJob {
 	}
 	pt.mu.Lock()
 	defer pt.mu.Unlock()
+	if pt.guess.flying >= guessesAtOnce || pt.guess.room(pt.several(pt.x.Contents.Chunk(i)), time.Now()) < min(room, to-from) {
+		return nil // somebody else was quicker
+	}
 	from, to = pt.x.Span(from, to-from)
 	j := pt.jobOf(from, to)
 	if len(j.chunks) == 0 {

@@ -5,6 +5,7 @@ import (
 	"path"
 	"strings"
 	"sync"
+	"sync/atomic"
 
 	"github.com/strata-nix/strata/fileindex"
 	"github.com/strata-nix/strata/fusefs"
@@ -21,6 +22,7 @@ type opened struct {
 // Bounds of what one program leads to.
 const (
 	maxHintDepth = 8
+	maxFollowed  = 256     // files, from one program
 	maxHinted    = 1 << 16 // files that are remembered not to be looked at twice
 	maxLinks     = 16      // symlinks on the way to a file
 	// wholeProgram is up to which size a program or library comes as a whole: of such a one nearly all is read, as the
@@ -65,7 +67,7 @@ func (h *hinted) first(ob *object, node uint32) bool {
 }
 
 // follow fetches what a program needs to start, and what its libraries need.
-func (o *Objects) follow(ctx context.Context, f opened, depth int) {
+func (o *Objects) follow(ctx context.Context, f opened, depth int, left *atomic.Int32) {
 	size := f.ob.tree.Node(f.node).Size
 	head := make([]byte, min(size, fileindex.ChunkSize))
 	if depth > 0 && size <= wholeProgram {
@@ -97,8 +99,8 @@ func (o *Objects) follow(ctx context.Context, f opened, depth int) {
 	}
 	var all sync.WaitGroup
 	for _, n := range next {
-		if n.ob != nil && o.hinted.first(n.ob, n.node) {
-			all.Go(func() { o.follow(ctx, n, depth+1) })
+		if n.ob != nil && left.Add(-1) >= 0 && o.hinted.first(n.ob, n.node) {
+			all.Go(func() { o.follow(ctx, n, depth+1, left) })
 		}
 	}
 	all.Wait()

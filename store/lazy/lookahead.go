@@ -4,6 +4,7 @@ import (
 	"context"
 	"slices"
 	"sync"
+	"sync/atomic"
 
 	"github.com/strata-nix/strata/store"
 	"github.com/strata-nix/strata/storepath"
@@ -44,7 +45,9 @@ func (o *Objects) LookAhead(ctx context.Context) {
 		case ob := <-o.met:
 			start(lookups, func() { o.lookAhead(ctx, ob) })
 		case f := <-o.opened:
-			start(follows, func() { o.follow(ctx, f, 0) })
+			var left atomic.Int32
+			left.Store(maxFollowed)
+			start(follows, func() { o.follow(ctx, f, 0, &left) })
 		}
 	}
 }
