@@ -89,7 +89,7 @@ func same(t *testing.T, got, want *nixdb.DB, derivations []storepath.Path) {
 
 // TestLoadPastSQL compares a load into an empty database with registering the same.
 func TestLoadPastSQL(t *testing.T) {
-	regs := bulkInput(2500)
+	regs := bulkInput(900)
 	var derivations []storepath.Path
 	for _, r := range regs {
 		if r.Outputs != nil {
@@ -155,7 +155,7 @@ func TestLoadOfPathsThatComeAgain(t *testing.T) {
 
 // TestLoadBesideOthers fills by SQL what others have open, or what is not as Nix makes it.
 func TestLoadBesideOthers(t *testing.T) {
-	regs := bulkInput(300)
+	regs := bulkInput(150)
 	sql := func(statement string) func(*testing.T, string) {
 		return func(t *testing.T, dbDir string) {
 			c, err := sqlite.OpenConn(filepath.Join(dbDir, "db.sqlite"), sqlite.OpenReadWrite)
@@ -206,7 +206,7 @@ func loadAndDie(dbDir string) error {
 	at := 0
 	fmt.Sscan(os.Getenv(loaderVar+"_AT"), &at)
 	crashpoint.KillAt(at, nil)
-	_, err = db.Load(context.Background(), each(bulkInput(1000)))
+	_, err = db.Load(context.Background(), each(bulkInput(400)))
 	return errors.Join(err, db.Close())
 }
 
@@ -223,12 +223,12 @@ func TestKilledLoad(t *testing.T) {
 		end := child.Run()
 		db := open(t, dbDir, nixdb.Options{})
 		n := len(allPaths(t, db))
-		if n != 0 && n != 1000 {
+		if n != 0 && n != 400 {
 			t.Errorf("killed at %d: %d paths", at, n)
 		}
 		healthy(t, db)
 		if n == 0 {
-			if past, err := load(t, db, bulkInput(1000)); err != nil || !past {
+			if past, err := load(t, db, bulkInput(400)); err != nil || !past {
 				t.Errorf("killed at %d, and again: %v, %v", at, past, err)
 			}
 			healthy(t, db)
@@ -246,8 +246,8 @@ func TestKilledLoad(t *testing.T) {
 // TestInterruptedLoad leaves nothing, wherever it is interrupted.
 func TestInterruptedLoad(t *testing.T) {
 	db, dbDir := newDB(t)
-	regs := bulkInput(1000)
-	for _, after := range []int{150, 999} {
+	regs := bulkInput(400)
+	for _, after := range []int{150, 399} {
 		ctx, cancel := context.WithCancel(t.Context())
 		n := 0
 		_, err := db.Load(ctx, func(yield func(nixdb.Registration, error) bool) {

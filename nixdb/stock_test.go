@@ -104,7 +104,7 @@ func TestStockNixReadsWhatWeWrite(t *testing.T) {
 // A database that was filled past SQL is one for stock Nix, which goes on with it.
 func TestStockNixReadsLoadsPastSQL(t *testing.T) {
 	testenv.EachNix(t, func(t *testing.T, nix *testenv.NixEnv) {
-		regs := bulkInput(300)
+		regs := bulkInput(150)
 		var infos []*store.PathInfo
 		for _, r := range regs {
 			infos = append(infos, r.Info)
