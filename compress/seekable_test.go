@@ -6,8 +6,8 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"slices"
 	"math/rand/v2"
+	"slices"
 	"testing"
 
 	"github.com/strata-nix/strata/compress"
