@@ -187,7 +187,7 @@ func TestRandomWalkOfReaders(t *testing.T) {
 	if !testenv.Isolate(t, testenv.Namespace{}) {
 		return
 	}
-	seed, steps := testenv.Walk(t, 12)
+	seed, steps := testenv.Walk(t, 8)
 	for name, mount := range map[string]func(*walkWorld) string{
 		"mount": func(w *walkWorld) string {
 			at := w.path("mnt")
