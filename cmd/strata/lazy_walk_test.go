@@ -240,7 +240,7 @@ func (w *walkWorld) walk(at string, seed uint64, steps int) {
 	}
 	r := rand.New(rand.NewPCG(seed, 3))
 	killed, running := 0, readers
-	patience := time.After(5 * time.Minute)
+	const patience = 2 * time.Minute // with nobody having got any further
 	for running > 0 {
 		select {
 		case <-s.told:
@@ -253,7 +253,7 @@ func (w *walkWorld) walk(at string, seed uint64, steps int) {
 			} else if err != nil {
 				t.Error(err)
 			}
-		case <-patience:
+		case <-time.After(patience):
 			for _, cmd := range s.all {
 				_ = cmd.Process.Kill()
 			}
