@@ -32,8 +32,9 @@ type globals struct {
 	alive    []*os.File // open until the process ends, for others to notice that
 	// supervisor is the process that ends with the command of 'strata run'; nil: there is none.
 	supervisor *os.File
-	kept       keptLowers // of an earlier run of the service
-	cfg        *config    // see config()
+	kept       keptLowers      // of an earlier run of the service
+	keepers    []chan struct{} // of mounts of lazy lowers; closed when they have ended
+	cfg        *config         // see config()
 }
 
 func (g *globals) addFlags(f *pflag.FlagSet) {

@@ -8,6 +8,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"strings"
+	"time"
 
 	"github.com/spf13/cobra"
 	"golang.org/x/sys/unix"
@@ -120,11 +121,33 @@ func (g *globals) serveLazy(_ context.Context, m stack.LazyMount) error {
 	if err := cmd.Start(); err != nil {
 		return fmt.Errorf("serving a lazy lower: %w", err)
 	}
-	go func() { _ = cmd.Wait() }() // it says itself what is wrong
+	ended := make(chan struct{})
+	go func() {
+		_ = cmd.Wait() // it says itself what is wrong
+		close(ended)
+	}()
+	if !m.Private {
+		g.keepers = append(g.keepers, ended)
+	}
 	if err := keepLower(m); err != nil {
 		g.log().Warn(fmt.Sprintf("'%s' will not outlive the service: %v", m.Target, err))
 	}
 	return nil
+}
+
+// keepersEnd is how long keepers of mounts that are gone may take to end.
+const keepersEnd = 3 * time.Second
+
+// awaitKeepers waits until those have ended who kept mounts that are gone: until then they write to the cache.
+func (g *globals) awaitKeepers() {
+	late := time.After(keepersEnd)
+	for _, ended := range g.keepers {
+		select {
+		case <-ended:
+		case <-late:
+			return
+		}
+	}
 }
 
 // executable is this program by its path, so that a newer one takes over when it is started again.

@@ -266,6 +266,9 @@ func runUp(ctx context.Context, g *globals, cfg stack.Config, detach bool) error
 	if err := dropLowers(lowers, st.Run().Mounts); err != nil {
 		log.Warn(err.Error())
 	}
+	if r := st.Run(); len(r.Mounts)+len(r.Detached) == 0 {
+		g.awaitKeepers()
+	}
 	if err := errors.Join(err, down); err != nil {
 		return err
 	}
