@@ -261,6 +261,9 @@ func (x *examination) locate(ctx context.Context, o *object) (own bool) {
 		return false
 	}
 	for i := 1; i < len(x.Layers); i++ {
+		if x.Layers[i].Gone {
+			continue
+		}
 		file := x.layerFile(i, o.row.Path)
 		if typ, err := typeAt(file); err != nil || (presence{typ: typ}).object() {
 			if x.listed(i) && x.hasRow(ctx, i, o.row.Path) {

@@ -102,7 +102,7 @@ func newExamination(ctx context.Context, t Target, o Options) (*examination, err
 		return nil, err
 	}
 	for i, l := range t.Layers {
-		x.report.Layers = append(x.report.Layers, LayerReport{Name: l.Name, Dir: l.Dir, Checked: x.selected[i]})
+		x.report.Layers = append(x.report.Layers, LayerReport{Name: l.Name, Dir: l.Dir, Checked: x.selected[i] && !l.Gone})
 	}
 	x.look()
 	return x, ctx.Err()

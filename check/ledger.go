@@ -143,6 +143,12 @@ func (x *examination) ask(ctx context.Context, lines []line, known func(layer in
 		if known != nil && known(i) {
 			continue
 		}
+		if x.Layers[i].Gone {
+			for n := range lines {
+				lines[n].at[i] = presence{unknown: true}
+			}
+			continue
+		}
 		if err := x.askLayer(ctx, i, lines, i > 0 && known != nil); err != nil {
 			for n := range lines {
 				lines[n].at[i] = presence{unknown: true}

@@ -7,6 +7,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 
 	"golang.org/x/sys/unix"
@@ -36,6 +37,9 @@ func findDanglingRoots(ctx context.Context, x *examination, say func(*Finding)) 
 	}
 	for _, link := range w.gone {
 		say(&Finding{Path: visible(link.link), Detail: "it leads to '" + visible(link.to) + "', which is not there", data: danglingRoot{link: link.link}})
+	}
+	if slices.ContainsFunc(x.Layers, func(l Layer) bool { return l.Gone }) {
+		return nil // they may be valid there
 	}
 	valid, err := x.validAnywhere(ctx, w.roots)
 	if err != nil {

@@ -44,6 +44,9 @@ type Layer struct {
 	DB *nixdb.DB
 	// StateDir has the layer's temporary roots, "" if that is not known.
 	StateDir string
+	// Gone tells that nobody can look at the layer, which is told by one of [Target.More]: what it has is
+	// not known, and nothing is concluded from its absence. All but the name is empty.
+	Gone bool
 }
 
 // Source looks for findings that no class of the table looks for by itself. Their codes

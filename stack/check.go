@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io/fs"
 	"log/slog"
 	"os"
 	"path/filepath"
@@ -13,6 +14,7 @@ import (
 	"github.com/strata-nix/strata/check"
 	"github.com/strata-nix/strata/store"
 	"github.com/strata-nix/strata/store/lazy"
+	"github.com/strata-nix/strata/store/local"
 	"github.com/strata-nix/strata/store/overlay"
 )
 
@@ -20,7 +22,7 @@ import (
 type CheckUp struct {
 	target check.Target
 	close  func() error
-	// lost are findings that there are before anything can be looked at.
+	// lost are lowers that cannot be looked at. The target is the upper alone then.
 	lost []*check.Finding
 	// caches are those of lazy lowers.
 	caches []func(check.Options) check.Source
@@ -51,12 +53,15 @@ func (r *Run) OpenToCheck(ctx context.Context, parts Parts) (*CheckUp, error) {
 			return nil, errors.Join(err, closeAll(lowers))
 		}
 	}
-	if len(c.lost) > 0 {
-		c.close = func() error { return closeAll(lowers) }
-		return &c, nil
-	}
 	o := parts.Upper
 	o.Root, o.Real, o.State, o.Log = "", r.Mount, r.State, filepath.Join(r.Dir, "log")
+	if len(c.lost) > 0 {
+		names := make([]string, len(r.Lowers))
+		for i, l := range r.Lowers {
+			names[i] = l.Name
+		}
+		return &c, errors.Join(closeAll(lowers), c.takeUpper(ctx, o, r.Layer, names))
+	}
 	o.URI = store.Reference{Scheme: "local-overlay", Params: map[string][]string{
 		"real": {r.Mount}, "state": {r.State}, "upper-layer": {r.Layer},
 	}}.String()
@@ -83,10 +88,19 @@ func (c Config) OpenToCheck(ctx context.Context, parts Parts) (*CheckUp, error) 
 	}
 	c.Mount, c.ShowState = filepath.Join(c.Upper.Dir, checkedAt), No
 	s := &Stack{Config: c, parts: parts}
-	up := &CheckUp{close: func() error { return nil }}
+	up := &CheckUp{}
+	upper := func() (*CheckUp, error) {
+		o := parts.Upper
+		o.Dir, o.State, o.Log = c.StoreDir, c.Upper.State, c.Upper.Log
+		names := make([]string, len(c.Lowers))
+		for i, l := range c.Lowers {
+			names[i] = l.Name
+		}
+		return up, up.takeUpper(ctx, o, c.Upper.Layer, names)
+	}
 	lowers, err := c.findAll(ctx)
 	if up.lose(err) {
-		return up, nil
+		return upper()
 	}
 	if err != nil {
 		return nil, err
@@ -104,7 +118,7 @@ func (c Config) OpenToCheck(ctx context.Context, parts Parts) (*CheckUp, error) 
 	}
 	if err := s.assembleToCheck(ctx, lowers); err != nil {
 		if err = errors.Join(err, down()); up.lose(err) {
-			return up, nil
+			return upper()
 		}
 		return nil, err
 	}
@@ -114,16 +128,36 @@ func (c Config) OpenToCheck(ctx context.Context, parts Parts) (*CheckUp, error) 
 }
 
 // lose notes a lower that is not there, or cannot be opened, and tells whether the error is about one.
-// Without it the layers cannot be compared: what of the upper leans on it, nobody knows.
+// Without it layers cannot be compared: what of the upper leans on it, nobody knows.
 func (c *CheckUp) lose(err error) bool {
 	var lost *LowerError
 	if !errors.As(err, &lost) {
 		return false
 	}
 	c.lost = append(c.lost, &check.Finding{
-		Code: check.LowerGone, Layer: lost.Lower, Path: lost.Given, Detail: err.Error() + "; the other layers are not looked at without it",
+		Code: check.LowerGone, Layer: lost.Lower, Path: lost.Given, Detail: err.Error() + "; without it only that is looked at for which the upper is enough",
 	})
 	return true
+}
+
+// takeUpper makes a target of the upper alone, at which nothing is changed. That there is nothing of it yet is no error.
+func (c *CheckUp) takeUpper(ctx context.Context, o local.Options, layer string, lowers []string) error {
+	c.close = func() error { return nil }
+	if _, err := os.Stat(filepath.Join(o.State, "db/db.sqlite")); errors.Is(err, fs.ErrNotExist) {
+		return nil
+	}
+	o.Root, o.Real, o.ReadOnly = "", layer, true
+	st, err := local.Open(ctx, o)
+	if err != nil {
+		return err
+	}
+	c.close = st.Close
+	c.target = st.CheckTarget(st)
+	c.target.Layers[0].Name = "upper"
+	for _, name := range lowers {
+		c.target.Layers = append(c.target.Layers, check.Layer{Name: name, Gone: true})
+	}
+	return nil
 }
 
 func closeAll(stores []store.Store) (err error) {
@@ -233,11 +267,21 @@ func compareLowers(ctx context.Context, upperDir string, present []PresentLower,
 
 // Check checks it, see [check.Run].
 func (c *CheckUp) Check(ctx context.Context, o check.Options) (*check.Report, error) {
-	if len(c.lost) > 0 {
-		return check.ReportOf(c.lost...), nil
-	}
 	t := c.target
 	t.More = slices.Clone(t.More)
+	if len(c.lost) > 0 {
+		if t.Layers == nil {
+			return check.ReportOf(c.lost...), nil
+		}
+		o.Repair, o.Forget = false, false
+		t.More = append(t.More, func(_ context.Context, found func(*check.Finding)) error {
+			for _, f := range c.lost {
+				again := *f
+				found(&again)
+			}
+			return nil
+		})
+	}
 	for _, source := range c.caches {
 		if look := source(o); look != nil {
 			t.More = append(t.More, look)

@@ -1,11 +1,13 @@
 package stack
 
 import (
+	"errors"
 	"os"
 	"path/filepath"
 	"slices"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/strata-nix/strata/check"
 	"github.com/strata-nix/strata/internal/testenv"
@@ -73,6 +75,23 @@ func TestCheckOfAStack(t *testing.T) {
 		}
 		away(false)
 		up("lower-gone base", "lower-gone more")
+		// What is wrong with the upper itself is told all the same.
+		spoiled := filepath.Join(w.path("upper/layer"), own.Path().Base())
+		spoil := func(contents []byte) {
+			t.Helper()
+			st, err := os.Stat(spoiled)
+			err = errors.Join(err, os.Chmod(spoiled, 0o644), os.WriteFile(spoiled, contents, 0o644), os.Chmod(spoiled, 0o444))
+			if err = errors.Join(err, os.Chtimes(spoiled, time.Time{}, st.ModTime())); err != nil {
+				t.Fatal(err)
+			}
+		}
+		whole, err := os.ReadFile(spoiled)
+		if err != nil {
+			t.Fatal(err)
+		}
+		spoil([]byte("other"))
+		up("lower-gone base", "lower-gone more", "object-modified upper")
+		spoil(whole)
 		away(true)
 		up("row-without-object more")
 		w.takeDown(t, s)
@@ -93,6 +112,13 @@ func TestCheckOfAStack(t *testing.T) {
 		}
 		away(false)
 		down(check.Options{}, "lower-gone base")
+		if err := os.WriteFile(filepath.Join(w.path("upper/layer"), "foreign"), nil, 0o644); err != nil {
+			t.Fatal(err)
+		}
+		down(check.Options{Contents: true, Repair: true}, "foreign-file upper", "lower-gone base")
+		if err := os.Remove(filepath.Join(w.path("upper/layer"), "foreign")); err != nil {
+			t.Fatal(err)
+		}
 		away(true)
 		down(check.Options{Contents: true}, "row-without-object more")
 		if err := os.WriteFile(filepath.Join(w.path("upper/layer"), "foreign"), nil, 0o644); err != nil {
