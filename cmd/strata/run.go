@@ -107,7 +107,7 @@ func (o *runOptions) supervise(g *globals, f *pflag.FlagSet) error {
 		}
 	}
 	if err != nil {
-		return err
+		return userns.Explain(err)
 	}
 	return passOn(status)
 }
@@ -169,7 +169,7 @@ func (o *runOptions) serve(ctx context.Context, g *globals, f *pflag.FlagSet, se
 		return err
 	}
 	if err := enter.Root(cfg.Places()...); err != nil {
-		return err
+		return userns.Explain(err)
 	}
 	if len(args) == 0 {
 		args = []string{userShell()}
@@ -204,7 +204,7 @@ const leavePatience = time.Second
 func serveCommand(ctx context.Context, g *globals, cfg stack.Config, server *enter.Server, command enter.Command) error {
 	c, st, err := assemble(ctx, g, cfg)
 	if err != nil {
-		return explainOwners(err)
+		return userns.Explain(explainOwners(err))
 	}
 	serving, stop := context.WithCancel(ctx)
 	defer stop()

@@ -15,6 +15,9 @@ func TestMain(m *testing.M) {
 	if os.Getenv(enteredEnv) != "" { // started by name of a descriptor
 		main()
 	}
+	if rule := os.Getenv(seccompVar); rule != "" {
+		becomeFiltered(rule)
+	}
 	if job := os.Getenv(walkVar); job != "" {
 		walkReader(job)
 	}

@@ -97,6 +97,20 @@ var switches = []struct{ file, forbids, advice string }{
 		"sysctl kernel.apparmor_restrict_unprivileged_userns is 1 (Ubuntu): the program needs an AppArmor profile that allows userns"},
 }
 
+const filterAdvice = "a seccomp filter is in force, as in most containers: it may forbid unshare, clone or mount, and whoever starts the container can allow them"
+
+// Explain adds to the error of making namespaces or mounts what may forbid them, if it looks like that.
+func Explain(err error) error {
+	if !errors.Is(err, syscall.EPERM) && !errors.Is(err, syscall.ENOSYS) || !filtered("/proc/self/status") {
+		return err
+	}
+	var told *UnavailableError
+	if errors.As(err, &told) {
+		return err
+	}
+	return fmt.Errorf("%w: %s", err, filterAdvice)
+}
+
 func reasons(err error, root string) []string {
 	var out []string
 	for _, s := range switches {
@@ -109,7 +123,7 @@ func reasons(err error, root string) []string {
 		out = append(out, "this kernel has no user namespaces (CONFIG_USER_NS), or /proc is not mounted")
 	}
 	if filtered(root + "proc/self/status") {
-		out = append(out, "a seccomp filter is in force, as in most containers: it may forbid unshare, clone or mount, and whoever starts the container can allow them")
+		out = append(out, filterAdvice)
 	}
 	switch {
 	case len(out) > 0 && errors.Is(err, syscall.ENOSPC): // as with a limit of 0
