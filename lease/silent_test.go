@@ -35,6 +35,13 @@ func (l *told) Log(_ activity.Level, text string) {
 	defer l.mu.Unlock()
 	l.lines = append(l.lines, text)
 }
+
+func (l *told) all() []string {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.lines
+}
+
 func (*told) Start(activity.Event)                                 {}
 func (*told) Stop(uint64)                                          {}
 func (*told) Result(uint64, activity.ResultType, []activity.Field) {}
@@ -52,8 +59,8 @@ func TestSilentPlace(t *testing.T) {
 			if _, err := NewPlace(slow{memory, takes}, "far away").Terms(activity.With(t.Context(), &l)); err != nil {
 				t.Fatal(err)
 			}
-			if !slices.Equal(l.lines, want) {
-				t.Errorf("after %s: %q", takes, l.lines)
+			if got := l.all(); !slices.Equal(got, want) {
+				t.Errorf("after %s: %q", takes, got)
 			}
 		})
 	}
