@@ -9,9 +9,9 @@ import (
 	"github.com/strata-nix/strata/storepath"
 )
 
-// warm asks the databases of a store, and of its layers, about an object that there is not,
-// so that what a first answer needs is there when the first client asks. What is wrong with
-// one that client hears. The returned function waits for the end of it.
+// warm asks the database of a store, of a layered one that of its upper, about an object that there
+// is not, so that what a first answer needs is there when the first client asks. What is wrong
+// with it that client hears. Lowers, which show nothing but what reads objects, are not asked. The returned function waits for the end of it.
 func warm(ctx context.Context, st store.Store) (wait func()) {
 	ctx, cancel := context.WithCancel(ctx)
 	var asking sync.WaitGroup
@@ -28,7 +28,7 @@ func warm(ctx context.Context, st store.Store) (wait func()) {
 	}
 }
 
-// databases are those that this process reads for a store.
+// databases are those that a store lets be seen.
 func databases(st store.Store) []*nixdb.DB {
 	var all []*nixdb.DB
 	if l, ok := store.As[store.Layered](st); ok {
