@@ -13,6 +13,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/strata-nix/strata/gc"
 	"github.com/strata-nix/strata/internal/testenv"
 	"github.com/strata-nix/strata/nixdb"
 	"github.com/strata-nix/strata/storepath"
@@ -53,7 +54,7 @@ func TestClassesAreDescribed(t *testing.T) {
 func TestKindsOfNames(t *testing.T) {
 	for name, want := range map[string]nameKind{
 		aHash + "-x": objectName, aHash + "-x.lock": lockName, aHash + "-x.drv.chroot": chrootName, aHash + "-x.lock.lock": lockName,
-		".links": ignoredName, ".nfs000001": ignoredName, "tmp-strata": temporaryName, "tmp-1-2": temporaryName, ".tmp-link-1-2": temporaryName,
+		".links": ignoredName, ".nfs000001": ignoredName, gc.TempName: temporaryName, "tmp-1-2": temporaryName, ".tmp-link-1-2": temporaryName,
 		"00000000000000000000000000000000-strata-tmp-link-7": temporaryName, "00000000000000000000000000000000-strata-tmp-link-": objectName,
 		".strata-trash-X": trashName, ".strata-refresh-X": trashName, "README": foreignName, "\xff": foreignName, ".links2": foreignName,
 		aHash: foreignName, aHash + "-": foreignName, aHash + "-a\nb": foreignName, strings.ToUpper(aHash) + "-x": foreignName,

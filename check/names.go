@@ -5,6 +5,7 @@ import (
 	"strings"
 	"unicode/utf8"
 
+	"github.com/strata-nix/strata/gc"
 	"github.com/strata-nix/strata/optimise"
 	"github.com/strata-nix/strata/overlayfs"
 	"github.com/strata-nix/strata/storepath"
@@ -33,7 +34,7 @@ func kindOf(name string) (nameKind, storepath.Path) {
 				}
 			}
 		}
-		if optimise.IsTemporary(p) {
+		if name == gc.TempName || optimise.IsTemporary(p) {
 			return temporaryName, storepath.Path{}
 		}
 		return objectName, p

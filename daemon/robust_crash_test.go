@@ -12,6 +12,7 @@ import (
 	"sync/atomic"
 	"testing"
 
+	"github.com/strata-nix/strata/gc"
 	"github.com/strata-nix/strata/internal/testenv"
 	"github.com/strata-nix/strata/store"
 	"github.com/strata-nix/strata/store/storetest"
@@ -23,7 +24,7 @@ import (
 func (r *rig) afterCrash(uploaded ...storetest.Object) {
 	r.t.Helper()
 	r.start()
-	if _, err := os.Lstat(filepath.Join(r.store(), "tmp-strata")); err == nil {
+	if _, err := os.Lstat(filepath.Join(r.store(), gc.TempName)); err == nil {
 		r.t.Error("temporary files are still there after the next start")
 	}
 	stockVerify(r.t, r.root)
@@ -161,7 +162,7 @@ func TestKillDuringStockCopy(t *testing.T) {
 	socket := filepath.Join(nix.Dir, "socket")
 	args := []string{"copy", "--no-check-sigs", "--from", source, "--to", "unix://" + socket, path}
 	copying := testenv.Start(t, nix.Command(t.Context(), "nix", args...))
-	eventually(t, "something is unpacked", func() bool { return treeSize(filepath.Join(nix.Store(), "tmp-strata")) > 0 })
+	eventually(t, "something is unpacked", func() bool { return treeSize(filepath.Join(nix.Store(), gc.TempName)) > 0 })
 	p.Kill()
 	ended(t, copying)
 	if copying.Stop() == nil {
@@ -169,7 +170,7 @@ func TestKillDuringStockCopy(t *testing.T) {
 	}
 	p = testenv.Start(t, nix.With("NIX_REMOTE", "").StrataCommand(t.Context(), t, "daemon", "--socket", socket))
 	p.WaitSocket(socket)
-	if names := listing(t, nix.Store()); slices.Contains(names, "tmp-strata") {
+	if names := listing(t, nix.Store()); slices.Contains(names, gc.TempName) {
 		t.Errorf("after the next start there are %q", names)
 	}
 	nix.Run(t, "nix", args...)

@@ -9,6 +9,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/strata-nix/strata/gc"
 	"github.com/strata-nix/strata/internal/testenv"
 	"github.com/strata-nix/strata/store"
 	"github.com/strata-nix/strata/store/storetest"
@@ -28,7 +29,7 @@ func (l *layers) upperEntries() []string {
 		if st.Mode&unix.S_IFMT == unix.S_IFCHR {
 			l.t.Errorf("%s is a whiteout", name)
 		}
-		if name[0] == '.' || name == "tmp-strata" {
+		if name[0] == '.' || name == gc.TempName {
 			l.t.Errorf("%s is left", name)
 		}
 	}

@@ -18,6 +18,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/strata-nix/strata/gc"
 	"github.com/strata-nix/strata/internal/testenv"
 	"github.com/strata-nix/strata/store"
 	"github.com/strata-nix/strata/store/storetest"
@@ -171,7 +172,7 @@ func eventually(t *testing.T, what string, done func() bool) {
 func (r *rig) unpacking(bytes int64) {
 	r.t.Helper()
 	eventually(r.t, fmt.Sprintf("%d bytes are unpacked", bytes), func() bool {
-		return treeSize(filepath.Join(r.store(), "tmp-strata")) >= bytes
+		return treeSize(filepath.Join(r.store(), gc.TempName)) >= bytes
 	})
 }
 

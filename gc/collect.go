@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"path/filepath"
 	"slices"
 
@@ -40,8 +41,9 @@ type Parts struct {
 	// the disk. It is for a disk on which no directory can be made any more. Names that are not
 	// there are passed over.
 	Remove func(ctx context.Context, names []string) (freed uint64, err error)
-	// Busy tells whether a temporary directory of the store is in use.
-	Busy func(name string) bool
+	// Claim locks one of Nix's temporary directories, "tmp-…" in RealDir, so that nobody
+	// begins to use it before release. ok is false if somebody does.
+	Claim func(name string) (release func(), ok bool)
 	// SeenAt are other places at which processes may see the store directory.
 	SeenAt []string
 	// RootsDaemon asks a roots daemon what processes use, instead of looking.
@@ -121,6 +123,7 @@ func FindRoots(ctx context.Context, p Parts, valid func(context.Context, []store
 	for _, path := range ok {
 		all[path] = lasting[path]
 	}
+	maps.DeleteFunc(temp, func(p storepath.Path, _ []string) bool { return p.Base() == TempName })
 	merge(all, temp, censor)
 	return all, nil
 }

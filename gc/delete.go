@@ -35,11 +35,18 @@ func (c *collection) isStray(name string) bool {
 	switch {
 	case name == c.Links, strings.HasPrefix(name, ".nfs"):
 		return false
-	case strings.HasPrefix(name, "tmp-"):
-		return !c.Busy(name)
+	case isNixTemp(name):
+		release, ok := c.Claim(name)
+		if ok {
+			release()
+		}
+		return ok
 	}
 	return true
 }
+
+// isNixTemp tells whether an entry may be one of Nix's temporary directories.
+func isNixTemp(name string) bool { return strings.HasPrefix(name, "tmp-") }
 
 // deleteNodes deletes the valid paths for which want holds, referrers first, so that
 // wherever it stops everything that is left is whole.
@@ -165,9 +172,35 @@ func (c *collection) vanish(ctx context.Context, names []string, valid bool) (dr
 		}
 		crashpoint.Reached("gc: rows deleted")
 	}
+	if !valid {
+		var release func()
+		names, release = c.claimTemp(names)
+		defer release()
+	}
 	drop, moves, err = c.trash.take(ctx, names)
 	crashpoint.Reached("gc: objects moved aside")
 	return drop, moves, err
+}
+
+// claimTemp leaves out the temporary directories that somebody has begun to use since they were
+// listed, and keeps the others from that until release.
+func (c *collection) claimTemp(names []string) (free []string, release func()) {
+	var held []func()
+	names = slices.DeleteFunc(names, func(n string) bool {
+		if !isNixTemp(n) {
+			return false
+		}
+		r, ok := c.Claim(n)
+		if ok {
+			held = append(held, r)
+		}
+		return !ok
+	})
+	return names, func() {
+		for _, r := range held {
+			r()
+		}
+	}
 }
 
 func (c *collection) invalidate(ctx context.Context, names []string) ([]string, error) {

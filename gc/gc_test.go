@@ -129,7 +129,7 @@ func (f *fake) parts() Parts {
 			}
 			return nil, nil
 		},
-		Busy: func(name string) bool { return name == "tmp-busy" },
+		Claim: func(name string) (func(), bool) { return func() {}, name != "tmp-busy" },
 	}
 }
 

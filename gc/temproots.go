@@ -131,7 +131,7 @@ func (t *TempRootsFile) Add(ctx context.Context, paths []storepath.Path) error {
 func (t *TempRootsFile) open(ctx context.Context) (err error) {
 	if t.file != nil {
 		// The state directory may have been deleted and made anew.
-		if same, err := t.stillThere(); same || err != nil {
+		if same, err := t.file.InPlace(); same || err != nil {
 			return err
 		}
 		t.closeFiles()
@@ -152,18 +152,6 @@ func (t *TempRootsFile) open(ctx context.Context) (err error) {
 	t.file, err = flock.OpenLive(ctx, path, nil)
 	t.size = 0
 	return err
-}
-
-func (t *TempRootsFile) stillThere() (bool, error) {
-	now, err := os.Stat(t.file.File().Name())
-	if errors.Is(err, fs.ErrNotExist) {
-		return false, nil
-	}
-	if err != nil {
-		return false, err
-	}
-	mine, err := t.file.File().Stat()
-	return err == nil && os.SameFile(now, mine), err
 }
 
 // announce writes the roots down under the shared lock, or tells the collection

@@ -266,7 +266,7 @@ func TestEvents(t *testing.T) {
 		{"an object", event(unix.IN_MOVED_TO, obj), true, false},
 		{"a lock", event(unix.IN_CREATE, obj+".lock"), false, false},
 		{"a build", event(unix.IN_CREATE, obj+".drv.chroot"), false, false},
-		{"something temporary", event(unix.IN_CREATE, "tmp-strata"), false, false},
+		{"something temporary", event(unix.IN_CREATE, "00000000000000000000000000000000-strata.tmp"), false, false},
 		{"several", slices.Concat(event(unix.IN_CREATE, obj+".lock"), event(unix.IN_CREATE, obj), event(unix.IN_DELETE, obj+".lock")), true, false},
 		{"too many", event(unix.IN_Q_OVERFLOW, ""), true, false},
 		{"unmounted", event(unix.IN_UNMOUNT, ""), true, true},

@@ -6,7 +6,6 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
-	"strings"
 	"sync"
 	"testing"
 
@@ -14,6 +13,7 @@ import (
 	"github.com/strata-nix/strata/builder/execute"
 	"github.com/strata-nix/strata/builder/sandbox"
 	"github.com/strata-nix/strata/derivation"
+	"github.com/strata-nix/strata/gc"
 	"github.com/strata-nix/strata/internal/testenv"
 	"github.com/strata-nix/strata/nixhash"
 	"github.com/strata-nix/strata/store"
@@ -229,7 +229,7 @@ func (w *world) clean(t *testing.T) {
 		valid = append(valid, p.Base())
 	}
 	for _, name := range names(t, w.RealDir()) {
-		if !slices.Contains(valid, name) && !strings.HasPrefix(name, "tmp-strata") && name != ".links" {
+		if !slices.Contains(valid, name) && name != gc.TempName && name != ".links" {
 			t.Errorf("left in the store directory: %s", name)
 		}
 	}

@@ -14,6 +14,7 @@ import (
 
 	"github.com/strata-nix/strata/builder/output"
 	"github.com/strata-nix/strata/derivation"
+	"github.com/strata-nix/strata/gc"
 	"github.com/strata-nix/strata/internal/testenv"
 	"github.com/strata-nix/strata/nar"
 	"github.com/strata-nix/strata/nixhash"
@@ -36,7 +37,7 @@ func (w *world) fails(t *testing.T, job *output.Job, o output.Options, status st
 			return f.Status
 		}(), err, status, part)
 	}
-	if _, err := os.Lstat(filepath.Join(w.RealDir(), "tmp-strata")); err == nil {
+	if _, err := os.Lstat(filepath.Join(w.RealDir(), gc.TempName)); err == nil {
 		t.Error("temporary files are left")
 	}
 	return f

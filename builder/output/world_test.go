@@ -10,6 +10,7 @@ import (
 
 	"github.com/strata-nix/strata/builder/output"
 	"github.com/strata-nix/strata/derivation"
+	"github.com/strata-nix/strata/gc"
 	"github.com/strata-nix/strata/internal/testenv"
 	"github.com/strata-nix/strata/nixhash"
 	"github.com/strata-nix/strata/store"
@@ -222,7 +223,7 @@ func (w *world) isSound(t *testing.T) {
 	if err != nil || damaged {
 		t.Errorf("the store is damaged: %v", err)
 	}
-	if _, err := os.Lstat(filepath.Join(w.RealDir(), "tmp-strata")); err == nil {
+	if _, err := os.Lstat(filepath.Join(w.RealDir(), gc.TempName)); err == nil {
 		t.Error("temporary files are left")
 	}
 }

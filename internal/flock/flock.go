@@ -9,6 +9,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io/fs"
 	"os"
 	"time"
 
@@ -110,6 +111,19 @@ func (l *Lock) Marked() (bool, error) {
 		return false, &os.PathError{Op: "fstat", Path: l.f.Name(), Err: err}
 	}
 	return st.Size != 0 || st.Nlink == 0, nil
+}
+
+// InPlace tells whether the name that it was opened by is still that of the file.
+func (l *Lock) InPlace() (bool, error) {
+	now, err := os.Lstat(l.f.Name())
+	if errors.Is(err, fs.ErrNotExist) {
+		return false, nil
+	}
+	if err != nil {
+		return false, err
+	}
+	mine, err := l.f.Stat()
+	return err == nil && os.SameFile(now, mine), err
 }
 
 // Delete unlinks the file and marks it, so that whoever waits for the lock sees

@@ -32,6 +32,7 @@ func (s *Store) CollectGarbage(ctx context.Context, o store.GCOptions) (*store.G
 	defer release()
 	deletes := o.Action == store.DeleteDead || o.Action == store.DeleteSpecific
 	if deletes {
+		s.clearLeftovers()  // which have a root as long as anybody is at work
 		s.db.SpendReserve() // the disk may be full
 		defer s.db.Reserve()
 		var over func()
@@ -74,7 +75,7 @@ func (s *Store) garbageParts() gc.Parts {
 		Invalidate:  s.invalidate,
 		Aside:       s.layer.Aside,
 		Remove:      s.layer.Remove,
-		Busy:        s.busy,
+		Claim:       s.claim,
 		MoreRoots:   s.leasedRoots,
 	}
 }
@@ -130,13 +131,16 @@ func (s *Store) present(names []string) []string {
 	return out
 }
 
-// busy tells whether somebody has a temporary directory locked.
-func (s *Store) busy(name string) bool {
+// claim locks a temporary directory of Nix, unless somebody is at work in it.
+func (s *Store) claim(name string) (release func(), ok bool) {
 	l, err := flock.OpenDir(filepath.Join(s.real, name))
 	if err != nil {
-		return !errors.Is(err, fs.ErrNotExist)
+		return func() {}, errors.Is(err, fs.ErrNotExist)
 	}
-	defer func() { _ = l.Close() }()
-	free, err := l.Try(flock.Exclusive)
-	return !free || err != nil
+	release = func() { _ = l.Close() }
+	if free, err := l.Try(flock.Exclusive); !free || err != nil {
+		release()
+		return nil, false
+	}
+	return release, true
 }

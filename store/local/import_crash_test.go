@@ -12,6 +12,7 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/strata-nix/strata/gc"
 	"github.com/strata-nix/strata/internal/testenv"
 	"github.com/strata-nix/strata/store"
 	"github.com/strata-nix/strata/store/local"
@@ -33,7 +34,7 @@ func TestKilledImport(t *testing.T) {
 	for _, at := range []int{0, 1, 50, 99} {
 		root := testenv.Scratch(t)
 		killImport(t, root, at)
-		tmp := filepath.Join(root, "nix/store/tmp-strata")
+		tmp := filepath.Join(root, "nix/store", gc.TempName)
 		if _, err := os.Lstat(tmp); err != nil {
 			t.Fatalf("killed at %d, it left nothing: %v", at, err)
 		}

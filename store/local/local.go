@@ -11,7 +11,7 @@
 // under an open store; the next call goes on with what is there then.
 //
 // How an object comes in: its path becomes a temporary root; the lock
-// <path>.lock is taken; the NAR is unpacked under tmp-strata in the store
+// <path>.lock is taken; the NAR is unpacked under [gc.TempName] in the store
 // directory while it is hashed; what is right is renamed into place and then
 // registered. After a crash at any point there are at most garbage files, which
 // the next opening or collection removes.
@@ -89,6 +89,8 @@ type shared struct {
 	hashes *derivation.Hasher // of valid derivations
 	auto   *autoGC
 	view   bool // closing it does nothing
+
+	tempRoot *tempRoot
 }
 
 // Every ability of a local store.
@@ -134,7 +136,7 @@ func Open(ctx context.Context, o Options) (*Store, error) {
 // OpenLayered opens a store as the upper part of a layered one.
 func OpenLayered(ctx context.Context, o Options, l Layering) (*Store, error) {
 	o = o.resolved()
-	s := &Store{opts: o, chosen: new(chosen), shared: &shared{dir: o.Dir, real: o.Real, state: o.State, log: o.Log, uri: o.URI, layer: l, auto: newAutoGC()}}
+	s := &Store{opts: o, chosen: new(chosen), shared: &shared{dir: o.Dir, real: o.Real, state: o.State, log: o.Log, uri: o.URI, layer: l, auto: newAutoGC(), tempRoot: new(tempRoot)}}
 	if s.layer.Deletable == "" {
 		s.layer.Deletable = s.real
 	}

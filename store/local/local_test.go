@@ -12,6 +12,7 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/strata-nix/strata/gc"
 	"github.com/strata-nix/strata/internal/testenv"
 	"github.com/strata-nix/strata/nixhash"
 	"github.com/strata-nix/strata/store"
@@ -211,7 +212,7 @@ func TestLeftovers(t *testing.T) {
 	if err := open(t, local.Options{Root: root}).Close(); err != nil {
 		t.Fatal(err)
 	}
-	left := filepath.Join(root, "nix/store/tmp-strata/123-x/1/deep")
+	left := filepath.Join(root, "nix/store", gc.TempName, "123-x/1/deep")
 	if err := os.MkdirAll(left, 0o755); err != nil {
 		t.Fatal(err)
 	}
@@ -219,7 +220,7 @@ func TestLeftovers(t *testing.T) {
 		t.Fatal(err)
 	}
 	s := open(t, local.Options{Root: root})
-	if _, err := os.Stat(filepath.Join(root, "nix/store/tmp-strata")); !errors.Is(err, fs.ErrNotExist) {
+	if _, err := os.Stat(filepath.Join(root, "nix/store", gc.TempName)); !errors.Is(err, fs.ErrNotExist) {
 		t.Errorf("the leftovers are still there: %v", err)
 	}
 	// An upload that hangs while the store is opened again.

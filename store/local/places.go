@@ -9,10 +9,14 @@ import (
 	"os/user"
 	"path/filepath"
 	"strconv"
+	"sync"
 
 	"github.com/strata-nix/strata/activity"
+	"github.com/strata-nix/strata/gc"
 	"github.com/strata-nix/strata/internal/flock"
 	"github.com/strata-nix/strata/nar"
+	"github.com/strata-nix/strata/store"
+	"github.com/strata-nix/strata/storepath"
 )
 
 // makePlaces makes the directories that Nix expects of a store.
@@ -81,27 +85,76 @@ func (s *Store) giveToBuilders() error {
 	return os.Chmod(s.real, 0o775|fs.ModeSticky)
 }
 
-// tempName is the directory, inside of the store directory, in which objects are
-// unpacked. Its first four bytes tell Nix's garbage collector to leave it alone
-// while somebody has it locked.
-const tempName = "tmp-strata"
+// tempPath is the directory, inside of the store directory, in which objects are unpacked.
+// While anybody is at work there it has a temporary root.
+var tempPath = func() storepath.Path {
+	p, err := storepath.ParseBase(gc.TempName)
+	if err != nil {
+		panic(err)
+	}
+	return p
+}()
 
-// tempDir is a private directory for one operation.
+// tempDir is a private directory for one operation, under tempPath. It goes with whatever else
+// is there when nobody has that locked.
 type tempDir struct {
 	path string
 	lock *flock.Lock
+	root *tempRoot
+}
+
+// tempRoot is the temporary root of tempPath, which all operations of a store share.
+type tempRoot struct {
+	mu    sync.Mutex
+	users int
+	roots store.TempRoots // nil: nobody is at work
+}
+
+func (r *tempRoot) hold(ctx context.Context, s *Store) error {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if r.roots == nil {
+		roots := s.NewTempRoots()
+		if err := roots.Add(ctx, []storepath.Path{tempPath}); err != nil {
+			return errors.Join(err, roots.Close())
+		}
+		r.roots = roots
+	}
+	r.users++
+	return nil
+}
+
+func (r *tempRoot) release() {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if r.users--; r.users == 0 {
+		_ = r.roots.Close() // what it kept is not wanted any more
+		r.roots = nil
+	}
 }
 
 // newTempDir makes a private directory. The store directory is held open until
 // its remove.
 func (s *Store) newTempDir(ctx context.Context) (*tempDir, error) {
-	top := filepath.Join(s.real, tempName)
+	if err := s.tempRoot.hold(ctx, s); err != nil {
+		return nil, fmt.Errorf("making a temporary directory: %w", err)
+	}
+	t, err := s.makeTempDir(ctx)
+	if err != nil {
+		s.tempRoot.release()
+		return nil, fmt.Errorf("making a temporary directory: %w", err)
+	}
+	return t, nil
+}
+
+func (s *Store) makeTempDir(ctx context.Context) (*tempDir, error) {
+	top := s.realPath(tempPath)
 	for {
 		if err := ctx.Err(); err != nil {
 			return nil, err
 		}
 		if err := os.Mkdir(top, 0o700); err != nil && !errors.Is(err, fs.ErrExist) {
-			return nil, fmt.Errorf("making a temporary directory: %w", err)
+			return nil, err
 		}
 		lock, err := flock.OpenDir(top)
 		if errors.Is(err, fs.ErrNotExist) {
@@ -114,13 +167,20 @@ func (s *Store) newTempDir(ctx context.Context) (*tempDir, error) {
 			_ = lock.Close()
 			return nil, err
 		}
+		if same, err := lock.InPlace(); err != nil || !same {
+			_ = lock.Close()
+			if err != nil {
+				return nil, err
+			}
+			continue // taken away before we had the lock
+		}
 		path, err := os.MkdirTemp(top, strconv.Itoa(os.Getpid())+"-")
 		if err == nil {
-			return &tempDir{path: path, lock: lock}, nil
+			return &tempDir{path: path, lock: lock, root: s.tempRoot}, nil
 		}
 		_ = lock.Close()
 		if !errors.Is(err, fs.ErrNotExist) {
-			return nil, fmt.Errorf("making a temporary directory: %w", err)
+			return nil, err
 		}
 	}
 }
@@ -132,12 +192,13 @@ func (t *tempDir) remove(ctx context.Context) {
 	}
 	_ = t.lock.Close()
 	_ = os.Remove(filepath.Dir(t.path)) // if it was the last
+	t.root.release()
 }
 
 // clearLeftovers removes what operations left that were killed. It looks at one
 // directory, whatever the size of the store.
 func (s *Store) clearLeftovers() {
-	top := filepath.Join(s.real, tempName)
+	top := s.realPath(tempPath)
 	lock, err := flock.OpenDir(top)
 	if err != nil {
 		return

@@ -2,11 +2,15 @@ package local_test
 
 import (
 	"context"
+	"errors"
 	"fmt"
+	"io/fs"
+	"os"
 	"path/filepath"
 	"strings"
 	"testing"
 
+	"github.com/strata-nix/strata/gc"
 	"github.com/strata-nix/strata/internal/testenv"
 	"github.com/strata-nix/strata/nixhash"
 	"github.com/strata-nix/strata/store"
@@ -49,6 +53,34 @@ func TestStockNixVerifiesOurStore(t *testing.T) {
 		nix.Run(t, "nix-store", "--delete", s.Dir().Print(built.Path()))
 		if v, err := s.ValidPaths(t.Context(), []storepath.Path{built.Path()}); err != nil || len(v) != 0 {
 			t.Errorf("after stock deleted it: %v, %v", v, err)
+		}
+	})
+}
+
+// Where a process unpacks stays when stock Nix collects garbage; when nobody works there it
+// goes.
+func TestStockNixLeavesOurTemporaryDirectory(t *testing.T) {
+	testenv.EachNix(t, func(t *testing.T, nix *testenv.NixEnv) {
+		s := open(t, local.Options{Root: nix.Dir})
+		temp, remove, err := s.TempDir(t.Context())
+		if err != nil {
+			t.Fatal(err)
+		}
+		nix.Run(t, "nix-store", "--gc")
+		if _, err := os.Lstat(temp); err != nil {
+			t.Errorf("while it is used: %v", err)
+		}
+		remove()
+		dir := filepath.Join(nix.Store(), gc.TempName)
+		if _, err := os.Lstat(dir); !errors.Is(err, fs.ErrNotExist) {
+			t.Errorf("when nobody uses it: %v", err)
+		}
+		if err := os.MkdirAll(filepath.Join(dir, "1-left"), 0o700); err != nil {
+			t.Fatal(err)
+		}
+		nix.Run(t, "nix-store", "--gc")
+		if _, err := os.Lstat(dir); !errors.Is(err, fs.ErrNotExist) {
+			t.Errorf("what is left of somebody who was killed: %v", err)
 		}
 	})
 }
