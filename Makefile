@@ -78,7 +78,7 @@ bin/staticcheck: tools/lint/go.mod tools/lint/go.sum
 # Without that setting each process, of which tests start many, waits a second at its end.
 # The stages around builders are not race binaries, which take long to start.
 race: stage
-	STRATA_TEST_NO_SKIP= GORACE=atexit_sleep_ms=0 $(GO) test -race -short -tags embed_stage ./...
+	STRATA_TEST_NO_SKIP= GORACE=atexit_sleep_ms=0 $(GO) run ./tools/testsum -race -short -tags embed_stage ./...
 
 fuzz:
 	FUZZTIME=$(FUZZTIME) ./scripts/fuzz.sh

@@ -5,6 +5,9 @@
 //
 //	go run ./tools/testsum [go test's flags] ./...
 //
+// With STRATA_TEST_AGAIN=n, up to n tests that failed are run once more, each alone. One that
+// passes then counts as passed, and is named at the end with what it said before.
+//
 // A test with subtests counts only through these. The last line has the form
 //
 //	812 passed, 0 failed, 3 skipped
@@ -22,6 +25,7 @@ import (
 	"os"
 	"os/exec"
 	"os/signal"
+	"strconv"
 	"syscall"
 	"time"
 )
@@ -36,6 +40,12 @@ func main() {
 	}
 	v := os.Getenv("STRATA_TEST_NO_SKIP")
 	noSkip := v != "" && v != "0"
+	if again, _ := strconv.Atoi(os.Getenv("STRATA_TEST_AGAIN")); again > 0 {
+		if err := s.rerun(ctx, again, os.Args[1:], os.Stdout); err != nil {
+			fmt.Fprintln(os.Stderr, "testsum:", err)
+			os.Exit(2)
+		}
+	}
 	s.report(os.Stdout)
 	if !s.good(noSkip) {
 		os.Exit(1)

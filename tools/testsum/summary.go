@@ -22,6 +22,10 @@ type event struct {
 // name identifies a test.
 type name struct{ pkg, test string }
 
+func compareNames(a, b name) int {
+	return cmp.Or(cmp.Compare(a.pkg, b.pkg), cmp.Compare(a.test, b.test))
+}
+
 // parent is the test that ran it as a subtest; ok is false at the top.
 func (n name) parent() (p name, ok bool) {
 	i := strings.LastIndexByte(n.test, '/')
@@ -41,10 +45,13 @@ type summary struct {
 	broken  []string          // packages that failed without a failed test
 	reasons map[string][]name // of skips
 	excerpt map[name][]string // what failed tests said, shortened
+	certain map[name]bool     // failed tests, at the top, for which once is enough
+	excused map[name]bool     // failed tests that passed when they were run once more
 }
 
 func newSummary(out io.Writer) *summary {
-	return &summary{out: out, output: map[name][]string{}, results: map[name]string{}, reasons: map[string][]name{}, excerpt: map[name][]string{}}
+	return &summary{out: out, output: map[name][]string{}, results: map[name]string{}, reasons: map[string][]name{}, excerpt: map[name][]string{},
+		certain: map[name]bool{}, excused: map[name]bool{}}
 }
 
 // read takes events until there are no more. A line that is not an event, as
@@ -112,6 +119,9 @@ func (s *summary) endTest(n name, action string) {
 		if lines := messages(s.output[n]); len(lines) > 0 { // else a subtest has them
 			s.excerpt[n] = lines
 		}
+		if slices.ContainsFunc(s.output[n], isCertain) {
+			s.certain[n.top()] = true
+		}
 	}
 	delete(s.output, n)
 }
@@ -134,6 +144,11 @@ func (s *summary) endPackage(n name, action string) {
 		}
 	}
 	maps.DeleteFunc(s.output, func(t name, _ []string) bool { return t.pkg == n.pkg })
+}
+
+// isCertain finds what is a bug whatever a second run says.
+func isCertain(text string) bool {
+	return strings.Contains(text, "WARNING: DATA RACE") || strings.Contains(text, "race detected during execution of test") || strings.HasPrefix(text, "panic: ")
 }
 
 func (s *summary) show(n name) {
@@ -234,9 +249,12 @@ func (s *summary) report(w io.Writer) {
 	for _, why := range slices.SortedFunc(maps.Keys(s.reasons), byCount) {
 		fmt.Fprintf(w, "%5d  %s (%s)\n", len(s.reasons[why]), why, someNames(s.reasons[why]))
 	}
-	byName := func(a, b name) int { return cmp.Or(cmp.Compare(a.pkg, b.pkg), cmp.Compare(a.test, b.test)) }
-	for _, n := range slices.SortedFunc(maps.Keys(s.excerpt), byName) {
-		fmt.Fprintf(w, "failed: %s %s\n", n.pkg, n.test)
+	for _, n := range slices.SortedFunc(maps.Keys(s.excerpt), compareNames) {
+		what := "failed"
+		if s.excused[n] {
+			what = "failed, and passed when it was run once more alone"
+		}
+		fmt.Fprintf(w, "%s: %s %s\n", what, n.pkg, n.test)
 		for _, line := range s.excerpt[n] {
 			fmt.Fprintln(w, line)
 		}

@@ -8,8 +8,9 @@ import (
 	"testing"
 )
 
-// runOn runs the real go test on a module of the given files.
-func runOn(t *testing.T, files map[string]string) (s *summary, output string) {
+// runOn runs the real go test on a module of the given files, and up to again failed tests
+// once more.
+func runOn(t *testing.T, again int, files map[string]string) (s *summary, output string) {
 	t.Helper()
 	dir := t.TempDir()
 	files["go.mod"] = "module example.test/m\n\ngo 1.26\n"
@@ -25,8 +26,12 @@ func runOn(t *testing.T, files map[string]string) (s *summary, output string) {
 	t.Chdir(dir)
 	t.Setenv("GOFLAGS", "")
 	var out bytes.Buffer
-	s, err := run(t.Context(), []string{"./..."}, &out)
+	args := []string{"-count=1", "./..."}
+	s, err := run(t.Context(), args, &out)
 	if err != nil {
+		t.Fatal(err)
+	}
+	if err := s.rerun(t.Context(), again, args, &out); err != nil {
 		t.Fatal(err)
 	}
 	s.report(&out)
@@ -35,9 +40,12 @@ func runOn(t *testing.T, files map[string]string) (s *summary, output string) {
 
 func TestSummaryOfRealRuns(t *testing.T) {
 	head := "package x\nimport \"testing\"\n"
+	// first is true when the module's tests are run for the first time.
+	atFirst := "package x\nimport (\"os\"; \"testing\")\nfunc first() bool { _, err := os.Stat(\"again\"); return os.WriteFile(\"again\", nil, 0o600) == nil && err != nil }\n"
 	cases := []struct {
 		name       string
 		files      map[string]string
+		again      int // failed tests that may be run once more
 		good       bool
 		goodNoSkip bool
 		want       []string
@@ -78,6 +86,39 @@ func TestSummaryOfRealRuns(t *testing.T) {
 			want:  []string{" 1 failed, 0 skipped\n"},
 		},
 		{
+			name:  "what passes when it is run once more",
+			files: map[string]string{"x_test.go": atFirst + `func TestA(t *testing.T) { t.Run("1", func(t *testing.T) { if first() { t.Error("at times") } }) }` + "\n" + `func TestB(*testing.T) {}`},
+			again: 1, good: true, goodNoSkip: true,
+			want: []string{"once more, alone: example.test/m TestA\n", "failed, and passed when it was run once more alone: example.test/m TestA/1\n    x_test.go:4: at times\n", "\n2 passed, 0 failed, 0 skipped\n"},
+		},
+		{
+			name:  "what fails again",
+			files: map[string]string{"x_test.go": head + `func TestA(t *testing.T) { t.Error("always") }`},
+			again: 1,
+			want:  []string{"failed: example.test/m TestA\n", "\n0 passed, 1 failed, 0 skipped\n"},
+		},
+		{
+			name:     "more than may be run once more",
+			files:    map[string]string{"x_test.go": atFirst + `func TestA(t *testing.T) { if first() { t.Error("at times") } }` + "\n" + `func TestB(t *testing.T) { t.Error("always") }`},
+			again:    1,
+			want:     []string{"\n0 passed, 2 failed, 0 skipped\n"},
+			dontWant: []string{"once more"},
+		},
+		{
+			name:     "a data race",
+			files:    map[string]string{"x_test.go": atFirst + `func TestA(t *testing.T) { if first() { t.Error("WARNING: DATA RACE") } }`},
+			again:    1,
+			want:     []string{"\n0 passed, 1 failed, 0 skipped\n"},
+			dontWant: []string{"once more"},
+		},
+		{
+			name:     "a panic",
+			files:    map[string]string{"x_test.go": atFirst + `func TestA(t *testing.T) { if first() { panic("boom") } }`},
+			again:    1,
+			want:     []string{" 1 failed, 0 skipped\n"},
+			dontWant: []string{"once more"},
+		},
+		{
 			name:  "no tests at all",
 			files: map[string]string{"x.go": "package x\n"},
 			want:  []string{"\n0 passed, 0 failed, 0 skipped\n"},
@@ -85,7 +126,7 @@ func TestSummaryOfRealRuns(t *testing.T) {
 	}
 	for _, c := range cases {
 		t.Run(c.name, func(t *testing.T) {
-			s, out := runOn(t, c.files)
+			s, out := runOn(t, c.again, c.files)
 			if s.good(false) != c.good || s.good(true) != c.goodNoSkip {
 				t.Errorf("good: %t, without skips %t", s.good(false), s.good(true))
 			}
