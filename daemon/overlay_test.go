@@ -20,7 +20,7 @@ import (
 
 func TestLayersOfEveryKind(t *testing.T) {
 	testenv.Long(t)
-	if testenv.Isolate(t, testenv.Namespace{}) {
+	if testenv.Isolate(t, testenv.Namespace{PIDs: true}) {
 		testLayers(t, lowerKinds...)
 	}
 }
@@ -28,7 +28,7 @@ func TestLayersOfEveryKind(t *testing.T) {
 func TestLayersOverImage(t *testing.T) {
 	testenv.Long(t)
 	testenv.EROFSMount(t)
-	if testenv.Isolate(t, testenv.Namespace{}) {
+	if testenv.Isolate(t, testenv.Namespace{PIDs: true}) {
 		testLayers(t, lowerKind{"image", imageLower})
 	}
 }

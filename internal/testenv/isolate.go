@@ -34,7 +34,7 @@ const isolatedVar = "STRATA_TEST_ISOLATED"
 func Isolate(t *testing.T, ns Namespace) bool {
 	t.Helper()
 	if os.Getenv(isolatedVar) == t.Name() {
-		if err := noPropagation(); err != nil {
+		if err := ns.enter(); err != nil {
 			t.Fatal(err)
 		}
 		return true

@@ -2,6 +2,7 @@ package testenv
 
 import (
 	"os"
+	"strconv"
 	"os/exec"
 	"path/filepath"
 	"slices"
@@ -34,6 +35,25 @@ func TestIsolatedUserNamespaceMapsRoot(t *testing.T) {
 	}
 	if os.Geteuid() != 0 || inInitialUserNS() {
 		t.Errorf("uid %d, initial namespace: %t", os.Geteuid(), inInitialUserNS())
+	}
+}
+
+func TestIsolatedProcessesSeeNoOthers(t *testing.T) {
+	if !testenv.Isolate(t, testenv.Namespace{PIDs: true}) {
+		return
+	}
+	entries, err := os.ReadDir("/proc")
+	if err != nil {
+		t.Fatal(err)
+	}
+	var processes []string
+	for _, e := range entries {
+		if _, err := strconv.Atoi(e.Name()); err == nil {
+			processes = append(processes, e.Name())
+		}
+	}
+	if os.Getpid() != 1 || len(processes) != 1 {
+		t.Errorf("this is process %d of %q", os.Getpid(), processes)
 	}
 }
 

@@ -41,6 +41,9 @@ type Namespace struct {
 	// User asks for a user namespace even when the test runs as root. Without
 	// it root gets only the mount namespace, and everybody else both.
 	User bool
+	// PIDs asks for a process namespace. To a collection of garbage every process that it
+	// sees may hold roots, also those of other tests that run at the same time.
+	PIDs bool
 }
 
 // sysProcAttr makes a child start as root in a mount namespace of its own, and
@@ -53,7 +56,21 @@ func (ns Namespace) sysProcAttr() *syscall.SysProcAttr {
 		attr.UidMappings = []syscall.SysProcIDMap{{ContainerID: 0, HostID: os.Geteuid(), Size: 1}}
 		attr.GidMappings = []syscall.SysProcIDMap{{ContainerID: 0, HostID: os.Getegid(), Size: 1}}
 	}
+	if ns.PIDs {
+		attr.Cloneflags |= unix.CLONE_NEWPID
+	}
 	return attr
+}
+
+// enter does in a process that was started in the namespaces what is still to be done.
+func (ns Namespace) enter() error {
+	if err := noPropagation(); err != nil || !ns.PIDs {
+		return err
+	}
+	if err := unix.Mount("proc", "/proc", "proc", unix.MS_NOSUID|unix.MS_NODEV|unix.MS_NOEXEC, ""); err != nil {
+		return fmt.Errorf("mount /proc: %w", err)
+	}
+	return nil
 }
 
 // noPropagation keeps the mounts of this mount namespace from reaching the one
