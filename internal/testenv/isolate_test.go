@@ -2,10 +2,10 @@ package testenv
 
 import (
 	"os"
-	"strconv"
 	"os/exec"
 	"path/filepath"
 	"slices"
+	"strconv"
 	"strings"
 	"testing"
 
@@ -39,7 +39,7 @@ func TestIsolatedUserNamespaceMapsRoot(t *testing.T) {
 }
 
 func TestIsolatedProcessesSeeNoOthers(t *testing.T) {
-	if !testenv.Isolate(t, testenv.Namespace{PIDs: true}) {
+	if !Isolate(t, Namespace{PIDs: true}) {
 		return
 	}
 	entries, err := os.ReadDir("/proc")
