@@ -130,7 +130,7 @@ func TestStalledTransfer(t *testing.T) {
 	hang := func(b io.ReadCloser) io.ReadCloser { return body{stuck(end), b} }
 	s := newSetup(t, lazy.Options{
 		Origins:  []lazy.Origin{spoil(newOrigin(t, "hangs", o), hang).trusted(), newOrigin(t, "good", o).trusted()},
-		Patience: 50 * time.Millisecond,
+		Patience: 2 * time.Second, // which the good one has, too
 	}, lazy.CacheOptions{})
 	s.wants(o.Path(), "bin/hello", "hello from o")
 }
