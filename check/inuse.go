@@ -123,10 +123,17 @@ func (x *examination) inUse(path string, typ uint8) bool {
 	return !unlocked(f)
 }
 
-// heldLock tells whether somebody holds the lock of a path.
-func (x *examination) heldLock(p storepath.Path) bool {
-	return held(filepath.Join(x.Layers[0].Dir, p.Base()+".lock"))
+// lockedAt is where others lock what the first layer has of a name: in a merged directory, since the
+// kernel keeps locks of what shows there apart from locks of the file in the layer.
+func (x *examination) lockedAt(name string) string {
+	if x.mounted {
+		return filepath.Join(x.RealDir, name)
+	}
+	return filepath.Join(x.Layers[0].Dir, name)
 }
+
+// heldLock tells whether somebody holds the lock of a path.
+func (x *examination) heldLock(p storepath.Path) bool { return held(x.lockedAt(p.Base() + ".lock")) }
 
 // held tells whether somebody has a file locked.
 func held(path string) bool {

@@ -34,7 +34,10 @@ func kindOf(name string) (nameKind, storepath.Path) {
 				}
 			}
 		}
-		if name == gc.TempName || optimise.IsTemporary(p) {
+		switch {
+		case gc.IsTempName(name): // has a temporary root
+			return temporaryName, p
+		case optimise.IsTemporary(p):
 			return temporaryName, storepath.Path{}
 		}
 		return objectName, p

@@ -100,13 +100,22 @@ func findCoveredMissing(x *examination, l *line, say func(*Finding)) {
 const disappeared = "path '%s' disappeared, but it still has valid referrers!"
 
 func findHidingWhiteout(x *examination, l *line, say func(*Finding)) {
-	if i := l.shown(); l.whiteout() && i != 0 && x.isWhiteout(l) {
+	if i := l.hidden(); l.whiteout() && i != 0 && x.isWhiteout(l) {
 		say(&Finding{Path: x.layerPath(0, l), Detail: "it hides that of " + x.Layers[i].Name})
 	}
 }
 
+// hidden is the lower whose object a whiteout hides, 0 if there is none: a lock or something that is
+// being unpacked is no object.
+func (l *line) hidden() int {
+	if l.kind != objectName && l.owner() == 0 {
+		return 0
+	}
+	return l.shown()
+}
+
 func findStrayWhiteout(x *examination, l *line, say func(*Finding)) {
-	if l.whiteout() && l.certain() && l.shown() == 0 && x.isWhiteout(l) {
+	if l.whiteout() && l.certain() && l.hidden() == 0 && x.isWhiteout(l) {
 		say(&Finding{Path: x.layerPath(0, l)})
 	}
 }
@@ -212,7 +221,7 @@ func findLeftover(x *examination, l *line, say func(*Finding)) {
 	path := filepath.Join(x.Layers[0].Dir, l.name)
 	switch l.kind {
 	case temporaryName:
-		if x.inUse(path, l.at[0].typ) {
+		if x.inUse(x.lockedAt(l.name), l.at[0].typ) || x.temporarily(0, l) {
 			return
 		}
 	case trashName:
@@ -233,8 +242,7 @@ func findLeftLock(x *examination, l *line, say func(*Finding)) {
 	if l.kind != lockName || l.at[0].unknown || l.at[0].row || l.at[0].typ != unix.DT_REG {
 		return
 	}
-	path := filepath.Join(x.Layers[0].Dir, l.name)
-	if !x.inUse(path, unix.DT_REG) {
-		say(&Finding{Path: visible(path)})
+	if !x.inUse(x.lockedAt(l.name), unix.DT_REG) {
+		say(&Finding{Path: x.layerPath(0, l)})
 	}
 }

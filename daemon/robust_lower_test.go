@@ -29,7 +29,7 @@ func (l *layers) upperEntries() []string {
 		if st.Mode&unix.S_IFMT == unix.S_IFCHR {
 			l.t.Errorf("%s is a whiteout", name)
 		}
-		if name[0] == '.' || name == gc.TempName {
+		if name[0] == '.' || gc.IsTempName(name) {
 			l.t.Errorf("%s is left", name)
 		}
 	}

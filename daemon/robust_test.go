@@ -172,7 +172,14 @@ func eventually(t *testing.T, what string, done func() bool) {
 func (r *rig) unpacking(bytes int64) {
 	r.t.Helper()
 	eventually(r.t, fmt.Sprintf("%d bytes are unpacked", bytes), func() bool {
-		return treeSize(filepath.Join(r.store(), gc.TempName)) >= bytes
+		entries, _ := os.ReadDir(r.store())
+		size := int64(0)
+		for _, e := range entries {
+			if gc.IsTempName(e.Name()) {
+				size += treeSize(filepath.Join(r.store(), e.Name()))
+			}
+		}
+		return size >= bytes
 	})
 }
 

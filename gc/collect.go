@@ -123,7 +123,7 @@ func FindRoots(ctx context.Context, p Parts, valid func(context.Context, []store
 	for _, path := range ok {
 		all[path] = lasting[path]
 	}
-	maps.DeleteFunc(temp, func(p storepath.Path, _ []string) bool { return p.Base() == TempName })
+	maps.DeleteFunc(temp, func(p storepath.Path, _ []string) bool { return IsTempName(p.Base()) })
 	merge(all, temp, censor)
 	return all, nil
 }

@@ -8,6 +8,7 @@ import (
 	"os"
 	"path/filepath"
 
+	"github.com/strata-nix/strata/gc"
 	"github.com/strata-nix/strata/nar"
 	"github.com/strata-nix/strata/nixhash"
 	"github.com/strata-nix/strata/overlayfs"
@@ -55,9 +56,8 @@ func (m *maker) readEntry(ctx context.Context, e fs.DirEntry) error {
 	}
 	p, err := storepath.ParseBase(name)
 	i := -1
-	if err == nil {
+	if err == nil && !gc.IsTempName(name) { // which a new lower may have, too, and which is to hide that
 		if i = m.g.Find(p); i < 0 {
-			m.strays = append(m.strays, name)
 			return m.lookAtStray(name)
 		}
 	}

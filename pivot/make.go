@@ -73,7 +73,6 @@ type maker struct {
 	// others are the graph's.
 	refs    map[int32][]int32
 	changed map[int32]*store.PathInfo // what the new lower says
-	strays  []string                  // entries of the layer with the names of store paths that are not in the graph
 	roots   Roots
 	outside map[storepath.Path]*stranger
 	adopted map[storepath.Path]int // rows that come from new lowers, and from which

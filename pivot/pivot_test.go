@@ -7,6 +7,7 @@ import (
 	"path/filepath"
 	"testing"
 
+	"github.com/strata-nix/strata/gc"
 	"github.com/strata-nix/strata/overlayfs"
 	"github.com/strata-nix/strata/pivot"
 	"github.com/strata-nix/strata/store"
@@ -230,9 +231,20 @@ func TestLayerIsBroughtInLine(t *testing.T) {
 	}
 	w.lower("new", fresh, other(t, born), shadowed, meta)
 	new := w.openLowers("new")
+	for _, dir := range []string{w.path("layer"), new[0].Dir} { // others are at work in both
+		if err := os.MkdirAll(filepath.Join(dir, gc.TempName, "1-1"), 0o700); err != nil {
+			t.Fatal(err)
+		}
+	}
 	p := run(t, w.parts(w.openLowers("old"), new), pivot.Options{})
 	if len(p.Parts) != 2 || len(p.Hiding) != 1 || len(p.Whiteouts) != 2 || len(p.Merged) != 1 || len(p.Bound) != 1 || len(p.Copies) != 1 {
 		t.Errorf("%+v", p)
+	}
+	if err := os.Remove(filepath.Join(w.path("layer"), gc.TempName, "1-1")); err != nil {
+		t.Error(err)
+	}
+	if err := os.Remove(filepath.Join(w.path("layer"), gc.TempName)); err != nil {
+		t.Error(err)
 	}
 	w.wantHolds("born", "copied", "linked")
 	w.sound(new)

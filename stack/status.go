@@ -262,28 +262,29 @@ func (l *LayerStatus) fillUpper(ctx context.Context, s *Stack) (err error) {
 	if l.Paths, err = countPaths(ctx, db); err != nil {
 		return err
 	}
-	paths, all := listObjects(l.Dir)
-	l.Objects = &Count{Number: int64(len(paths)), Exact: all}
-	sum := uint64(0)
+	paths, all := listPaths(l.Dir)
+	objects, sum := int64(0), uint64(0)
 	for batch := range slices.Chunk(paths, 1000) {
 		infos, err := db.PathInfos(ctx, batch)
 		if err != nil {
 			return err
 		}
 		for _, info := range infos {
-			if info != nil {
+			if info != nil { // else a lock, what is being unpacked, garbage
+				objects++
 				sum += info.NarSize
 			}
 		}
 	}
+	l.Objects = &Count{Number: objects, Exact: all}
 	if all {
 		l.NarBytes = &sum
 	}
 	return nil
 }
 
-// listObjects lists the objects in a directory, and tells whether these are all.
-func listObjects(dir string) (paths []storepath.Path, all bool) {
+// listPaths lists what has the name of a store path in a directory, and tells whether these are all.
+func listPaths(dir string) (paths []storepath.Path, all bool) {
 	f, err := os.Open(dir)
 	if err != nil {
 		return nil, false

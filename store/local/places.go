@@ -87,13 +87,17 @@ func (s *Store) giveToBuilders() error {
 
 // tempPath is the directory, inside of the store directory, in which objects are unpacked.
 // While anybody is at work there it has a temporary root.
-var tempPath = func() storepath.Path {
-	p, err := storepath.ParseBase(gc.TempName)
+func (s *Store) tempPath() storepath.Path {
+	name := gc.TempName
+	if s.layer.Lower != nil {
+		name = gc.UpperTempName(s.layer.Deletable)
+	}
+	p, err := storepath.ParseBase(name)
 	if err != nil {
 		panic(err)
 	}
 	return p
-}()
+}
 
 // tempDir is a private directory for one operation, under tempPath. It goes with whatever else
 // is there when nobody has that locked.
@@ -115,7 +119,7 @@ func (r *tempRoot) hold(ctx context.Context, s *Store) error {
 	defer r.mu.Unlock()
 	if r.roots == nil {
 		roots := s.NewTempRoots()
-		if err := roots.Add(ctx, []storepath.Path{tempPath}); err != nil {
+		if err := roots.Add(ctx, []storepath.Path{s.tempPath()}); err != nil {
 			return errors.Join(err, roots.Close())
 		}
 		r.roots = roots
@@ -148,7 +152,7 @@ func (s *Store) newTempDir(ctx context.Context) (*tempDir, error) {
 }
 
 func (s *Store) makeTempDir(ctx context.Context) (*tempDir, error) {
-	top := s.realPath(tempPath)
+	top := s.realPath(s.tempPath())
 	for {
 		if err := ctx.Err(); err != nil {
 			return nil, err
@@ -198,7 +202,7 @@ func (t *tempDir) remove(ctx context.Context) {
 // clearLeftovers removes what operations left that were killed. It looks at one
 // directory, whatever the size of the store.
 func (s *Store) clearLeftovers() {
-	top := s.realPath(tempPath)
+	top := s.realPath(s.tempPath())
 	lock, err := flock.OpenDir(top)
 	if err != nil {
 		return
