@@ -197,10 +197,14 @@ func (c *conn) columns(table string) (map[string]bool, error) {
 }
 
 // reserve keeps some bytes that a collection can give back when the disk is full,
-// as SQLite cannot even delete rows then. It is no matter if it fails; then nothing
-// is kept, as what is left is needed more.
+// as SQLite cannot even delete rows then. It is no matter if it fails; then no more is
+// kept than was, as what is left is needed more.
 func reserve(name string) {
-	if st, err := os.Stat(name); err == nil && st.Size() == reservedSize {
+	had := int64(0)
+	if st, err := os.Stat(name); err == nil {
+		had = st.Size()
+	}
+	if had == reservedSize {
 		return
 	}
 	f, err := os.OpenFile(name, os.O_WRONLY|os.O_CREATE, 0o600)
@@ -213,15 +217,23 @@ func reserve(name string) {
 		_, err = f.Write(make([]byte, reservedSize))
 	}
 	if err != nil {
-		_ = f.Truncate(0)
+		_ = f.Truncate(min(had, reservedSize))
 	}
 }
 
 // SpendReserve gives the bytes to the disk that are kept for the case that it is
 // full: for whoever is about to make room. Reserve takes them again.
-func (db *DB) SpendReserve() { _ = os.Remove(db.reserved()) }
+func (db *DB) SpendReserve() { _ = os.Remove(reserved(db.dir)) }
 
 // Reserve keeps some bytes for SpendReserve, as opening the database does.
-func (db *DB) Reserve() { reserve(db.reserved()) }
+func (db *DB) Reserve() { reserve(reserved(db.dir)) }
 
-func (db *DB) reserved() string { return filepath.Join(db.dir, "reserved") }
+// SpendSome gives some of the bytes to the disk that are kept, for a small file that has to be
+// written. The database in dir need not be open.
+func SpendSome(dir string, bytes int64) {
+	if st, err := os.Stat(reserved(dir)); err == nil {
+		_ = os.Truncate(reserved(dir), max(0, st.Size()-bytes))
+	}
+}
+
+func reserved(dir string) string { return filepath.Join(dir, "reserved") }

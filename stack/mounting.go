@@ -9,7 +9,10 @@ import (
 	"path/filepath"
 	"slices"
 
+	"golang.org/x/sys/unix"
+
 	"github.com/strata-nix/strata/internal/crashpoint"
+	"github.com/strata-nix/strata/nixdb"
 	"github.com/strata-nix/strata/overlayfs"
 )
 
@@ -192,7 +195,13 @@ func (s *Stack) save() error {
 	if s.aside != nil {
 		all.Mounts = append(all.Mounts, *s.aside)
 	}
-	return all.save()
+	err := all.save()
+	if errors.Is(err, unix.ENOSPC) {
+		// To look what a pivot would do, or to make room by one, is wanted on a full disk, too.
+		nixdb.SpendSome(filepath.Join(s.Config.Upper.State, "db"), 256<<10)
+		err = all.save()
+	}
+	return err
 }
 
 // mountStore mounts the merged directory and shows the state.

@@ -542,3 +542,32 @@ func TestPivotOfThrowawayUpper(t *testing.T) {
 		w.takeDown(t, s)
 	})
 }
+
+// What a pivot would do can be asked on a full disk, too.
+func TestPlanOnAFullDisk(t *testing.T) {
+	inEach(t, func(t *testing.T, w *world) {
+		r := newRelease(t, w)
+		c := w.config(t, r.old)
+		if err := errors.Join(os.Mkdir(c.Upper.Dir, 0o755), unix.Mount("tmpfs", c.Upper.Dir, "tmpfs", 0, "size=32M")); err != nil {
+			t.Fatal(err)
+		}
+		defer func() { _ = unix.Unmount(c.Upper.Dir, unix.MNT_DETACH) }()
+		s := w.up(t, c)
+		r.fill(t, s)
+		fill, err := os.Create(filepath.Join(c.Upper.Dir, "fill"))
+		for err == nil {
+			_, err = fill.Write(make([]byte, 4096))
+		}
+		if closeErr := fill.Close(); !errors.Is(err, unix.ENOSPC) || closeErr != nil {
+			t.Fatal(err, closeErr)
+		}
+		dry, err := s.Pivot(t.Context(), PivotOptions{Lowers: []Lower{lowerOf(t, r.next)}, DryRun: true})
+		if err != nil || dry.Done || dry.Plan.Copied.Objects != 2 || dry.Plan.Duplicates.Objects != 1 {
+			t.Errorf("%+v, %v", dry, err)
+		}
+		has(t, s, r.tool)
+		if err := s.TakeDown(t.Context(), TakeDownOptions{}); err != nil {
+			t.Error(err)
+		}
+	})
+}

@@ -177,6 +177,7 @@ func (r *Run) save() error {
 	}
 	temp := runPath(r.Dir) + ".new"
 	if err := os.WriteFile(temp, append(text, '\n'), 0o644); err != nil { //nolint:gosec // status is for everybody
+		_ = os.Remove(temp)
 		return err
 	}
 	return os.Rename(temp, runPath(r.Dir))
