@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io/fs"
 	"os"
 	"path/filepath"
 	"slices"
@@ -12,6 +13,8 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/strata-nix/strata/activity"
+	"github.com/strata-nix/strata/internal/testenv"
 	"github.com/strata-nix/strata/store"
 	"github.com/strata-nix/strata/storepath"
 )
@@ -408,5 +411,23 @@ func TestProcessRoots(t *testing.T) {
 	}
 	if left(got) != "a b c d e f g" {
 		t.Errorf("roots: %v", roots)
+	}
+}
+
+// Of a root that may not be read the operator is warned: what it keeps is deleted.
+func TestUnreadableRoot(t *testing.T) {
+	for err, want := range map[error]int{fs.ErrPermission: 1, fs.ErrNotExist: 0, unix.ENOTDIR: 0} {
+		var said testenv.Lines
+		s := linkScan{ctx: activity.With(t.Context(), &said)}
+		if err := s.passOver("/home/u/result", err); err != nil {
+			t.Error(err)
+		}
+		if got := said.UpTo(activity.Warn); len(got) != want || want > 0 && !strings.Contains(got[0], "'/home/u/result'") {
+			t.Errorf("%v: %q", err, got)
+		}
+	}
+	s := linkScan{ctx: t.Context()}
+	if err := s.passOver("/home/u/result", unix.EIO); !errors.Is(err, unix.EIO) {
+		t.Errorf("a disk error: %v", err)
 	}
 }

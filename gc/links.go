@@ -107,14 +107,19 @@ func (s *linkScan) found(link, target string) bool {
 	return true
 }
 
-// passOver is for what cannot be a root to anybody because it cannot be read.
+// passOver is for what is not there, and for what may not be read, as Nix passes over that: a
+// user's directory that root may not enter, on NFS say, would keep everybody's garbage alive. The
+// operator is warned, as what such a root keeps may go.
 // Anything else stops the collection: not knowing a root is no licence to delete.
 func (s *linkScan) passOver(path string, err error) error {
-	if errors.Is(err, fs.ErrNotExist) || errors.Is(err, fs.ErrPermission) || isNotDir(err) || isNowhere(err) {
-		if !errors.Is(err, fs.ErrNotExist) {
-			activity.Logf(s.ctx, activity.Info, "cannot read potential root '%s'", path)
-		}
-		return nil
+	switch {
+	case errors.Is(err, fs.ErrNotExist):
+	case errors.Is(err, fs.ErrPermission):
+		activity.Warnf(s.ctx, "cannot read potential root '%s', so that what nothing else keeps counts as garbage", path)
+	case isNotDir(err), isNowhere(err):
+		activity.Logf(s.ctx, activity.Info, "cannot read potential root '%s'", path)
+	default:
+		return err
 	}
-	return err
+	return nil
 }
