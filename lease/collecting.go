@@ -40,6 +40,8 @@ type Collection struct {
 	started time.Time
 	ctx     context.Context //nolint:containedctx // it is what the collection gives out
 	cancel  context.CancelCauseFunc
+	marking context.Context //nolint:containedctx // of what renews the mark, which goes on to its end
+	giveUp  context.CancelFunc
 	wg      sync.WaitGroup
 }
 
@@ -61,6 +63,7 @@ func (p *Place) Collect(ctx context.Context, who string) (*Collection, error) {
 		return nil, err
 	}
 	c.ctx, c.cancel = context.WithCancelCause(ctx)
+	c.marking, c.giveUp = context.WithCancel(context.WithoutCancel(ctx))
 	c.wg.Go(func() { c.renew(until) })
 	if err := p.settle(ctx, t); err != nil {
 		return nil, errors.Join(err, c.End())
@@ -92,7 +95,7 @@ func (c *Collection) mark(ctx context.Context) (time.Time, error) {
 	if err != nil {
 		return until, err
 	}
-	return until, c.p.put(ctx, c.name, text, "application/json")
+	return leaving(ctx, func() (time.Time, error) { return until, c.p.put(ctx, c.name, text, "application/json") })
 }
 
 // renew keeps the mark up. When it cannot, the collection ends before consumers
@@ -104,11 +107,14 @@ func (c *Collection) renew(until time.Time) {
 			return
 		case <-time.After(markTerm / 6):
 		}
-		next, err := c.mark(c.ctx)
+		last := until.Add(-markTerm / 3)
+		ctx, stop := context.WithTimeout(c.marking, last.Sub(c.p.now())) // it may hang
+		next, err := c.mark(ctx)
+		stop()
 		switch {
 		case err == nil:
 			until = next
-		case c.ctx.Err() == nil && c.p.now().After(until.Add(-markTerm/3)):
+		case c.ctx.Err() == nil && !c.p.now().Before(last):
 			c.cancel(fmt.Errorf("%w: %w", ErrMarkLost, err))
 			return
 		}
@@ -124,13 +130,20 @@ func (c *Collection) End() error {
 	if !interrupted {
 		interrupted = c.p.settle(c.ctx, c.terms) != nil
 	}
+	if interrupted { // perhaps since the place does not answer
+		c.giveUp()
+		var stop context.CancelFunc
+		ctx, stop = context.WithTimeout(ctx, silence)
+		defer stop()
+	}
 	c.cancel(nil)
 	c.wg.Wait()
+	c.giveUp()
 	if interrupted && c.terms.Settle > 0 {
 		return nil
 	}
 	crashpoint.Reached("lease: collection over")
-	if err := c.p.objects.Delete(ctx, c.name); err != nil {
+	if _, err := leaving(ctx, func() (bool, error) { return true, c.p.objects.Delete(ctx, c.name) }); err != nil {
 		return fmt.Errorf("taking the mark '%s' away from '%s': %w", c.name, c.p.name, err)
 	}
 	return nil
@@ -140,7 +153,7 @@ func (c *Collection) End() error {
 // away those that count no more.
 func (p *Place) running(ctx context.Context, t Terms, sweep bool) ([]mark, error) {
 	var all []mark
-	for info, err := range p.objects.List(ctx, collectingDir) {
+	for info, err := range p.list(ctx, collectingDir) {
 		if err != nil {
 			return nil, fmt.Errorf("listing the garbage collections in '%s': %w", p.name, err)
 		}
@@ -163,7 +176,7 @@ func (p *Place) running(ctx context.Context, t Terms, sweep bool) ([]mark, error
 			continue
 		}
 		if sweep {
-			if err := p.objects.Delete(ctx, info.Name); err != nil {
+			if _, err := leaving(ctx, func() (bool, error) { return true, p.objects.Delete(ctx, info.Name) }); err != nil {
 				return nil, err
 			}
 		}

@@ -50,7 +50,7 @@ func (p *Place) each(ctx context.Context, f func(Entry) error) (Terms, error) {
 	}
 	g, reading := errgroup.WithContext(ctx)
 	g.SetLimit(readers)
-	for info, err := range p.objects.List(reading, leasesDir) {
+	for info, err := range p.list(reading, leasesDir) {
 		if reading.Err() != nil {
 			break
 		}

@@ -124,15 +124,17 @@ func leaseName(consumer string) string { return leasesDir + "/" + consumer + lea
 
 // header reads what is said of a consumer's lease; nil if there is none.
 func (p *Place) header(ctx context.Context, consumer string) (*Lease, error) {
-	r, _, err := p.objects.Get(ctx, leaseName(consumer), objstore.GetOptions{Length: maxHeader})
-	if errors.Is(err, objstore.ErrNotExist) {
-		return nil, nil //nolint:nilnil // none is an answer
-	}
-	if err != nil {
-		return nil, err
-	}
-	defer r.Close()
-	return decodeHeader(r)
+	return leaving(ctx, func() (*Lease, error) {
+		r, _, err := p.objects.Get(ctx, leaseName(consumer), objstore.GetOptions{Length: maxHeader})
+		if errors.Is(err, objstore.ErrNotExist) {
+			return nil, nil //nolint:nilnil // none is an answer
+		}
+		if err != nil {
+			return nil, err
+		}
+		defer r.Close()
+		return decodeHeader(r)
+	})
 }
 
 // Read reads a consumer's lease.
@@ -145,12 +147,14 @@ func (p *Place) Read(ctx context.Context, consumer string) (*Lease, error) {
 
 func (p *Place) read(ctx context.Context, name string) (*Lease, error) {
 	defer p.asking(ctx, name)()
-	r, _, err := p.objects.Get(ctx, name, objstore.GetOptions{})
-	if err != nil {
-		return nil, &UnreadableError{Place: p.name, Name: name, Err: err}
-	}
-	defer r.Close()
-	l, err := Decode(r)
+	l, err := leaving(ctx, func() (*Lease, error) {
+		r, _, err := p.objects.Get(ctx, name, objstore.GetOptions{})
+		if err != nil {
+			return nil, err
+		}
+		defer r.Close()
+		return Decode(r)
+	})
 	if err == nil && leaseName(l.Consumer) != name {
 		err = malformed("it is that of '%s'", l.Consumer)
 	}
@@ -183,16 +187,18 @@ func (p *Place) DropOwn(ctx context.Context, consumer, holder string) error {
 
 func (p *Place) get(ctx context.Context, name string, most int64) ([]byte, error) {
 	defer p.asking(ctx, name)()
-	r, _, err := p.objects.Get(ctx, name, objstore.GetOptions{})
-	if err != nil {
-		return nil, err
-	}
-	defer r.Close()
-	b, err := io.ReadAll(io.LimitReader(r, most+1))
-	if err == nil && int64(len(b)) > most {
-		err = fmt.Errorf("it has more than %d bytes", most)
-	}
-	return b, err
+	return leaving(ctx, func() ([]byte, error) {
+		r, _, err := p.objects.Get(ctx, name, objstore.GetOptions{})
+		if err != nil {
+			return nil, err
+		}
+		defer r.Close()
+		b, err := io.ReadAll(io.LimitReader(r, most+1))
+		if err == nil && int64(len(b)) > most {
+			err = fmt.Errorf("it has more than %d bytes", most)
+		}
+		return b, err
+	})
 }
 
 func (p *Place) put(ctx context.Context, name string, data []byte, contentType string) error {
