@@ -235,7 +235,7 @@ func TestBuildenvStaysInside(t *testing.T) {
 	}
 	w.check(map[string]string{"d": "-> {c}/d", "h": "-> {c}/h", "r": "-> {c}/r"})
 	if !w.warned("skipping dangling symlink '/nix/store/") {
-		t.Errorf("warnings %q", w.text)
+		t.Errorf("warnings %q", w.said.All())
 	}
 
 	// Without a sandbox it does.
@@ -322,7 +322,7 @@ func TestViewClosesFiles(t *testing.T) {
 
 func BenchmarkBuildenv(b *testing.B) {
 	t := new(testing.T)
-	w := &world{t: t, real: b.TempDir(), warnings: new(warnings)}
+	w := &world{t: t, real: b.TempDir()}
 	w.Dir = storepath.DefaultDir
 	var words []string
 	for range 20 {

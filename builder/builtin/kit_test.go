@@ -8,7 +8,6 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
-	"sync"
 	"testing"
 
 	"github.com/strata-nix/strata/activity"
@@ -24,27 +23,12 @@ type world struct {
 	real string // of the store directory
 	next int
 	Build
-	*warnings
+	said testenv.Lines
 }
-
-// warnings is a sink that keeps what is logged.
-type warnings struct {
-	mu   sync.Mutex
-	text []string
-}
-
-func (w *warnings) Log(_ activity.Level, text string) {
-	w.mu.Lock()
-	defer w.mu.Unlock()
-	w.text = append(w.text, text)
-}
-func (*warnings) Start(activity.Event)                                 {}
-func (*warnings) Stop(uint64)                                          {}
-func (*warnings) Result(uint64, activity.ResultType, []activity.Field) {}
 
 func newWorld(t *testing.T, builder string, env map[string]string) *world {
 	t.Helper()
-	w := &world{t: t, real: filepath.Join(testenv.Scratch(t), "real"), warnings: new(warnings)}
+	w := &world{t: t, real: filepath.Join(testenv.Scratch(t), "real")}
 	if err := os.Mkdir(w.real, 0o755); err != nil {
 		t.Fatal(err)
 	}
@@ -103,7 +87,7 @@ func makeTree(t *testing.T, root string, files map[string]string) {
 }
 
 func (w *world) run() error {
-	return Run(activity.With(w.t.Context(), w.warnings), &w.Build)
+	return Run(activity.With(w.t.Context(), &w.said), &w.Build)
 }
 
 func (w *world) runWith(ctx context.Context) error { return Run(ctx, &w.Build) }
@@ -144,7 +128,5 @@ func (w *world) output() map[string]string {
 }
 
 func (w *world) warned(part string) bool {
-	w.mu.Lock()
-	defer w.mu.Unlock()
-	return slices.ContainsFunc(w.text, func(s string) bool { return strings.Contains(s, part) })
+	return slices.ContainsFunc(w.said.All(), func(s string) bool { return strings.Contains(s, part) })
 }

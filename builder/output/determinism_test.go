@@ -5,7 +5,6 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
-	"sync"
 	"testing"
 
 	"github.com/strata-nix/strata/activity"
@@ -155,21 +154,6 @@ func TestRepair(t *testing.T) {
 	}
 }
 
-// lines is a sink of log lines.
-type lines struct {
-	mu   sync.Mutex
-	text []string
-}
-
-func (l *lines) Log(_ activity.Level, text string) {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	l.text = append(l.text, text)
-}
-func (l *lines) Start(activity.Event)                                 {}
-func (l *lines) Stop(uint64)                                          {}
-func (l *lines) Result(uint64, activity.ResultType, []activity.Field) {}
-
 func TestDiffHook(t *testing.T) {
 	w := newWorld(t)
 	d := basic(inputAddressed, "out")
@@ -185,13 +169,13 @@ func TestDiffHook(t *testing.T) {
 		again := w.rebuild(t, d, r, store.BuildCheck)
 		again.BuildDir = "/build/dir"
 		w.build(t, again, file{"out", "a", "2"})
-		var said lines
+		var said testenv.Lines
 		ctx := activity.With(t.Context(), &said)
 		_, err := output.Register(ctx, w.backing, again, output.Options{DiffHook: hook})
 		if err == nil || !strings.Contains(err.Error(), "may not be deterministic") || !strings.Contains(err.Error(), ".check\"") {
 			t.Errorf("%v", err)
 		}
-		return strings.Join(said.text, "\n")
+		return strings.Join(said.All(), "\n")
 	}
 	p := r.Infos["out"].Path
 	want := w.Dir().Print(p) + " " + filepath.Join(w.RealDir(), p.Base()) + ".check " + w.Dir().Print(job.DrvPath) + " /build/dir in / has 2"

@@ -16,6 +16,7 @@ import (
 	"zombiezen.com/go/sqlite/sqlitex"
 
 	"github.com/strata-nix/strata/activity"
+	"github.com/strata-nix/strata/internal/testenv"
 	"github.com/strata-nix/strata/narinfo"
 	"github.com/strata-nix/strata/narinfo/diskcache"
 	"github.com/strata-nix/strata/nixhash"
@@ -233,19 +234,6 @@ func count(t *testing.T, file, table string) int64 {
 	return n
 }
 
-// warnings collects what a user gets to read.
-type warnings struct {
-	activity.Sink
-	mu    sync.Mutex
-	lines []string
-}
-
-func (w *warnings) Log(_ activity.Level, text string) {
-	w.mu.Lock()
-	defer w.mu.Unlock()
-	w.lines = append(w.lines, text)
-}
-
 // A file that cannot be used is told once, and nothing is known.
 func TestUnusableFiles(t *testing.T) {
 	garbage := filepath.Join(t.TempDir(), "garbage")
@@ -265,7 +253,7 @@ func TestUnusableFiles(t *testing.T) {
 		"newer version": newer,
 		"damaged":       damaged,
 	} {
-		sink := &warnings{}
+		sink := &testenv.Lines{}
 		ctx := activity.With(t.Context(), sink)
 		c := open(t, file)
 		a := c.Of(uri, dir)
@@ -281,8 +269,8 @@ func TestUnusableFiles(t *testing.T) {
 			}
 			a.Forget(ctx, i.Path.HashPart())
 		}
-		if len(sink.lines) != 1 || !strings.Contains(sink.lines[0], file) {
-			t.Errorf("%s: %q", name, sink.lines)
+		if len(sink.All()) != 1 || !strings.Contains(sink.All()[0], file) {
+			t.Errorf("%s: %q", name, sink.All())
 		}
 	}
 }
@@ -396,7 +384,7 @@ func TestNoFile(t *testing.T) {
 // Many use one file at the same time, through connections of their own.
 func TestTogether(t *testing.T) {
 	file := newFile(t)
-	sink := &warnings{}
+	sink := &testenv.Lines{}
 	ctx := activity.With(t.Context(), sink)
 	const n, each = 6, 40
 	var wg sync.WaitGroup
@@ -423,8 +411,8 @@ func TestTogether(t *testing.T) {
 			t.Errorf("%d got lost", i)
 		}
 	}
-	if len(sink.lines) > 0 {
-		t.Errorf("%q", sink.lines)
+	if len(sink.All()) > 0 {
+		t.Errorf("%q", sink.All())
 	}
 }
 

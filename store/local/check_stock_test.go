@@ -6,7 +6,6 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
-	"sync"
 	"testing"
 
 	"github.com/strata-nix/strata/activity"
@@ -17,22 +16,10 @@ import (
 	"github.com/strata-nix/strata/store/storetest"
 )
 
-// said collects what an operation tells.
-type said struct {
-	mu    sync.Mutex
-	lines []string
+// linesOf gives the lines of texts of several.
+func linesOf(texts ...string) []string {
+	return strings.Split(strings.TrimSpace(strings.Join(texts, "\n")), "\n")
 }
-
-func (s *said) Log(level activity.Level, text string) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	if level <= activity.Info {
-		s.lines = append(s.lines, strings.Split(strings.TrimSpace(text), "\n")...)
-	}
-}
-func (*said) Start(activity.Event)                                 {}
-func (*said) Stop(uint64)                                          {}
-func (*said) Result(uint64, activity.ResultType, []activity.Field) {}
 
 // Of the same damage Verify says the same as a stock Nix, and leaves the same database.
 func TestVerifySaysWhatNixSays(t *testing.T) {
@@ -61,20 +48,19 @@ func TestVerifySaysWhatNixSays(t *testing.T) {
 	if err == nil || !asExit(err, &exit) {
 		t.Fatalf("a stock Nix finds nothing: %v\n%s", err, out)
 	}
-	var theirs said
-	theirs.Log(0, string(out))
 
 	s := open(t, local.Options{Root: ours})
-	var we said
-	damaged, err := s.Verify(activity.With(t.Context(), &we), store.VerifyOptions{CheckContents: true})
+	var said testenv.Lines
+	damaged, err := s.Verify(activity.With(t.Context(), &said), store.VerifyOptions{CheckContents: true})
 	if err != nil || !damaged {
 		t.Errorf("%v, %v", damaged, err)
 	}
-	for i := range we.lines {
-		we.lines[i] = strings.ReplaceAll(we.lines[i], ours+"/nix/", "/nix/")
+	we := linesOf(said.UpTo(activity.Info)...)
+	for i := range we {
+		we[i] = strings.ReplaceAll(we[i], ours+"/nix/", "/nix/")
 	}
 	// What a stock Nix says of its own settings is its own affair.
-	their := slices.DeleteFunc(theirs.lines, func(l string) bool {
+	their := slices.DeleteFunc(linesOf(string(out)), func(l string) bool {
 		return strings.HasPrefix(l, "warning: ") && !strings.Contains(l, "path") || strings.Contains(l, "store paths") || l == ""
 	})
 	their = slices.DeleteFunc(their, func(l string) bool {
@@ -83,13 +69,13 @@ func TestVerifySaysWhatNixSays(t *testing.T) {
 	if len(their) < 8 {
 		t.Fatalf("a stock Nix says %q", their)
 	}
-	slices.Sort(we.lines)
-	if n := len(we.lines); len(slices.Compact(slices.Clone(we.lines))) != n {
-		t.Errorf("something is said twice: %q", we.lines)
+	slices.Sort(we)
+	if n := len(we); len(slices.Compact(slices.Clone(we))) != n {
+		t.Errorf("something is said twice: %q", we)
 	}
 	for _, l := range their {
-		if !slices.Contains(we.lines, strings.ReplaceAll(l, `"`, "'")) && !slices.Contains(we.lines, l) {
-			t.Errorf("a stock Nix says %q, and we do not; we say\n%s", l, strings.Join(we.lines, "\n"))
+		if !slices.Contains(we, strings.ReplaceAll(l, `"`, "'")) && !slices.Contains(we, l) {
+			t.Errorf("a stock Nix says %q, and we do not; we say\n%s", l, strings.Join(we, "\n"))
 		}
 	}
 	if v, err := s.ValidPaths(t.Context(), pathsOf([]storetest.Object{alone, chain[0]})); err != nil || len(v) != 1 {

@@ -392,16 +392,17 @@ func TestVerifyOfLayers(t *testing.T) {
 	}
 	c := newChecked(t)
 	must(t, testenv.RemoveAll(c.inLower(0, c.free)), os.WriteFile(filepath.Join(c.merged(), "foreign"), nil, 0o644))
-	var said errorLines
+	var said []string
 	verify := func(repair, want bool) {
 		t.Helper()
-		said = nil
+		var lines testenv.Lines
 		c.with(t, func(s *overlay.Store) {
-			damaged, err := s.Verify(activity.With(t.Context(), &said), store.VerifyOptions{CheckContents: true, Repair: repair})
+			damaged, err := s.Verify(activity.With(t.Context(), &lines), store.VerifyOptions{CheckContents: true, Repair: repair})
 			if err != nil || damaged != want {
 				t.Errorf("damaged: %v, %v", damaged, err)
 			}
 		})
+		said = lines.UpTo(activity.Error)
 	}
 	verify(false, false)
 	overwrite(t, filepath.Join(c.inLower(0, c.tree), "bin/x"), "bad")
@@ -418,15 +419,3 @@ func TestVerifyOfLayers(t *testing.T) {
 		t.Error(err)
 	}
 }
-
-// errorLines are the errors among what is logged. One process at a time logs.
-type errorLines []string
-
-func (l *errorLines) Log(level activity.Level, text string) {
-	if level == activity.Error {
-		*l = append(*l, text)
-	}
-}
-func (*errorLines) Start(activity.Event)                                 {}
-func (*errorLines) Stop(uint64)                                          {}
-func (*errorLines) Result(uint64, activity.ResultType, []activity.Field) {}
