@@ -134,7 +134,7 @@ func (o *checkOptions) checkStack(ctx context.Context, g *globals) (err error) {
 		if err != nil {
 			return err
 		}
-	case o.file != "":
+	case o.file != "" || o.upper != "":
 		if entered, err := privately(ctx); entered || err != nil {
 			return err
 		}
@@ -143,21 +143,18 @@ func (o *checkOptions) checkStack(ctx context.Context, g *globals) (err error) {
 			return err
 		}
 	default:
-		return &absentError{"the stack is not up; give its strata.toml with -c to have it checked all the same"}
+		return &absentError{"the stack is not up; give its strata.toml with -c or its upper to have it checked all the same"}
 	}
 	defer func() { err = errors.Join(err, up.Close()) }()
 	report, err := up.Check(ctx, o.Options)
 	return o.print(g, name, report, err)
 }
 
-// openDown opens the stack that a strata.toml describes.
+// openDown opens the stack that a strata.toml describes, or what its upper was made for.
 func (o *checkOptions) openDown(ctx context.Context, g *globals) (*stack.CheckUp, string, error) {
-	cfg, err := stack.ReadFile(o.file)
-	if err == nil {
-		cfg, err = cfg.Resolve(".")
-	}
+	cfg, err := o.configDown()
 	if err != nil {
-		return nil, "", &usageError{err}
+		return nil, "", err
 	}
 	parts, err := o.parts(g, cfg.Settings, cfg.StoreDir)
 	if err != nil {
@@ -165,6 +162,25 @@ func (o *checkOptions) openDown(ctx context.Context, g *globals) (*stack.CheckUp
 	}
 	up, err := cfg.OpenToCheck(ctx, parts)
 	return up, cfg.Name, err
+}
+
+func (o *checkOptions) configDown() (stack.Config, error) {
+	if o.file == "" {
+		p := pivotOptions{stackSelection: o.stackSelection}
+		cfg, err := p.config()
+		if errors.Is(err, stack.ErrNotMade) {
+			err = &absentError{fmt.Sprintf("there is no stack with the upper '%s': %v", o.upper, err)}
+		}
+		return cfg, err
+	}
+	cfg, err := stack.ReadFile(o.file)
+	if err == nil {
+		cfg, err = cfg.Resolve(".")
+	}
+	if err != nil {
+		return cfg, &usageError{err}
+	}
+	return cfg, nil
 }
 
 // parts are what a stack is opened with.
