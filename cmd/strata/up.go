@@ -230,7 +230,7 @@ func parseLowers(texts []string) ([]stack.Lower, error) {
 	for _, text := range texts {
 		l, err := stack.ParseLower(text)
 		if err != nil {
-			return nil, fmt.Errorf("--lower: %w", err)
+			return nil, fmt.Errorf("lower '%s': %w", text, err)
 		}
 		all = append(all, l)
 	}
