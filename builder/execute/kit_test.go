@@ -229,7 +229,7 @@ func (w *world) clean(t *testing.T) {
 		valid = append(valid, p.Base())
 	}
 	for _, name := range names(t, w.RealDir()) {
-		if !slices.Contains(valid, name) && name != gc.TempName && name != ".links" {
+		if !slices.Contains(valid, name) && !gc.IsTempName(name) && name != ".links" {
 			t.Errorf("left in the store directory: %s", name)
 		}
 	}
