@@ -179,8 +179,12 @@ func TestTreesOfAllSizes(t *testing.T) {
 }
 
 func TestTreesOfAllPageSizes(t *testing.T) {
+	counts := []int{1000, 5011}
+	if testing.Short() {
+		counts = counts[:1] // under the race detector they take ten times as long
+	}
 	for _, size := range []int{512, 1024, 4096, 32768, 65536} {
-		for _, n := range []int{1000, 5011} {
+		for _, n := range counts {
 			f := newWritten(t, size)
 			// The longest index entries that fit, and rows on several pages.
 			rows := treeRows(n, (size-12)*64/255-23-12, min(3*size, 4<<20/n))
