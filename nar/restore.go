@@ -57,20 +57,23 @@ func Restore(ctx context.Context, r io.Reader, path string, opts RestoreOptions)
 
 // RestoreAt is Restore for a new entry of an open directory.
 func RestoreAt(ctx context.Context, r io.Reader, dir *os.File, name string, opts RestoreOptions) (Stats, error) {
+	return restoreAt(ctx, r, dir, name, &maker{keep: opts.KeepMetadata, sync: opts.Sync})
+}
+
+func restoreAt(ctx context.Context, r io.Reader, dir *os.File, name string, m *maker) (Stats, error) {
 	return atDir(dir, name, func(dirfd int, path string) (Stats, error) {
-		stats, err := restore(ctx, r, dirfd, name, path, opts)
-		if err == nil && opts.Sync {
+		stats, err := restore(ctx, r, dirfd, name, path, m)
+		if err == nil && m.sync {
 			err = syncTree(dirfd, name, path)
 		}
 		return stats, err
 	})
 }
 
-func restore(ctx context.Context, src io.Reader, dirfd int, name, path string, opts RestoreOptions) (Stats, error) {
+func restore(ctx context.Context, src io.Reader, dirfd int, name, path string, m *maker) (Stats, error) {
 	if err := context.Cause(ctx); err != nil {
 		return Stats{}, err
 	}
-	m := &maker{keep: opts.KeepMetadata, sync: opts.Sync}
 	t := &restorer{ctx: ctx, r: NewReader(src), name: name, crew: crew{maker: m}}
 	// What the archive's root is made in: it has no parent, and is neither
 	// finished nor closed.

@@ -41,6 +41,7 @@ func (d *restoreDir) fail(op, name string, err error) error {
 type maker struct {
 	keep  bool // leave the metadata as they come
 	sync  bool
+	bare  bool            // the directory has no default ACL that anything could inherit
 	modes [2]atomic.Int32 // for plain files and executables: what open makes of the mode
 }
 
@@ -86,7 +87,7 @@ func (m *maker) create(dir *restoreDir, name string, executable bool) (int, erro
 	if err != nil {
 		return -1, dir.fail("create", name, err)
 	}
-	if dir.parent == nil && !m.keep {
+	if m.inherits(dir) {
 		if err := dropInheritedACL(fd); err != nil {
 			unix.Close(fd)
 			return -1, dir.fail("removexattr", name, err)
@@ -157,7 +158,7 @@ func (m *maker) directory(dir *restoreDir, name string) (*restoreDir, error) {
 	if err != nil {
 		return nil, dir.fail("open", name, err)
 	}
-	if dir.parent == nil && !m.keep {
+	if m.inherits(dir) {
 		// Everything below inherits from here.
 		if err := dropInheritedACL(fd); err != nil {
 			unix.Close(fd)
@@ -181,6 +182,10 @@ func (m *maker) finishDirectory(d *restoreDir) error {
 	}
 	return setStoreTime(d.fd)
 }
+
+// inherits tells whether what was made in a directory may have got an ACL with it that
+// must go.
+func (m *maker) inherits(dir *restoreDir) bool { return dir.parent == nil && !m.keep && !m.bare }
 
 // dropInheritedACL removes what an object got from its parent directory's
 // default ACL.
