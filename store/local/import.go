@@ -70,21 +70,22 @@ type importer struct {
 	failed []error       // of what failed by itself
 
 	// The rest is of one run.
-	tmp       *tempDir
-	byPath    map[storepath.Path]*object
-	valid     storepath.Set // what objects refer to beside each other, as far as it is known to be valid
-	startable []*object     // wait for nothing but a slot
-	ready     []*object     // complete, and all that they refer to is valid, or before them in here
-	elsewhere []*object     // locked by somebody else
-	deferred  []*object     // for another run
-	open      int           // objects whose outcome is not certain
-	held      int           // locks
-	running   int           // goroutines that fetch or ask
-	writing   bool          // a transaction is under way
-	pause     time.Duration // before locks of others are asked for again
-	toldWait  bool
-	fatal     error       // why no object can be had any more
-	events    chan func() // what goroutines have to tell, for run to call
+	tmp        *tempDir
+	byPath     map[storepath.Path]*object
+	valid      storepath.Set // what objects refer to beside each other, as far as it is known to be valid
+	startable  []*object     // wait for nothing but a slot
+	ready      []*object     // complete, and all that they refer to is valid, or before them in here
+	elsewhere  []*object     // locked by somebody else
+	deferred   []*object     // for another run
+	open       int           // objects whose outcome is not certain
+	held       int           // locks
+	running    int           // goroutines that fetch or ask
+	writing    bool          // a transaction is under way
+	readySince time.Time     // when the first of ready was
+	pause      time.Duration // before locks of others are asked for again
+	toldWait   bool
+	fatal      error       // why no object can be had any more
+	events     chan func() // what goroutines have to tell, for run to call
 }
 
 // run goes on until the outcome of all objects is certain, or put off. Afterwards
@@ -165,25 +166,39 @@ func (im *importer) start(ctx context.Context) error {
 		}
 		im.fetch(ctx, o)
 	}
-	if !im.writing && len(im.ready) > 0 {
+	if im.due() {
 		im.register(ctx)
 	}
 	return nil
 }
 
+// due tells whether what is ready is to be registered now. A transaction writes as many
+// pages for a few objects as for many, so they wait for each other, but not long.
+func (im *importer) due() bool {
+	return !im.writing && len(im.ready) > 0 &&
+		(im.running == 0 || len(im.ready) >= goodTransaction || time.Since(im.readySince) >= readyAge)
+}
+
 // wait waits for something to happen.
 func (im *importer) wait(ctx context.Context) error {
-	var again <-chan time.Time
+	var again, due <-chan time.Time
 	if len(im.elsewhere) > 0 {
 		im.pause = min(max(2*im.pause, time.Millisecond), 100*time.Millisecond)
 		timer := time.NewTimer(im.pause)
 		defer timer.Stop()
 		again = timer.C
 	}
+	if len(im.ready) > 0 && !im.writing {
+		timer := time.NewTimer(time.Until(im.readySince.Add(readyAge)))
+		defer timer.Stop()
+		due = timer.C
+	}
 	select {
 	case tell := <-im.events:
 		tell()
 		return nil
+	case <-due:
+		return nil // start looks
 	case <-again:
 		return im.askAgain(ctx)
 	case <-ctx.Done():

@@ -59,6 +59,29 @@ func clean(t *testing.T, s *local.Store) {
 	}
 }
 
+// What is complete does not wait for what takes long: the second object comes only when
+// the first is valid.
+func TestImportRegistersWhileOthersCome(t *testing.T) {
+	s := emptyStore(t, local.Options{})
+	objects := []storetest.Object{storetest.File(t, s.Dir(), "first", "1"), storetest.File(t, s.Dir(), "second", "2")}
+	imports, _ := offered(objects)
+	valid := make(chan struct{})
+	open := imports[1].Offers[0].Open
+	imports[1].Offers[0].Open = func(ctx context.Context) (io.ReadCloser, error) {
+		<-valid
+		return open(ctx)
+	}
+	err := s.Import(t.Context(), imports, store.ImportOptions{AddOptions: trusting, Done: func(i int, _ *store.Offer, err error) {
+		if i == 0 && err == nil {
+			close(valid)
+		}
+	}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	wantFirst(t, s, objects, 2)
+}
+
 // What a lower store has is not fetched, and what it has of references comes along.
 func TestImportOverLower(t *testing.T) {
 	chain := storetest.Chain(t, storepath.DefaultDir, 6)

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+	"time"
 
 	"github.com/strata-nix/strata/internal/flock"
 	"github.com/strata-nix/strata/store"
@@ -268,6 +269,9 @@ func (im *importer) pass(o *object) {
 
 func (im *importer) makeReady(o *object) {
 	o.state = ready
+	if len(im.ready) == 0 {
+		im.readySince = time.Now()
+	}
 	im.ready = append(im.ready, o)
 	im.pass(o)
 }

@@ -2,6 +2,7 @@ package local
 
 import (
 	"context"
+	"time"
 
 	"github.com/strata-nix/strata/store"
 )
@@ -9,6 +10,13 @@ import (
 // maxTransaction bounds the objects of one transaction, so that other writers get
 // a turn.
 const maxTransaction = 1024
+
+// What is ready waits for more to be registered with, until it is so many objects, or so
+// long. Their locks are held meanwhile, of which there are at most maxHeld.
+const (
+	goodTransaction = maxHeld / 2
+	readyAge        = 50 * time.Millisecond
+)
 
 // register begins to put what is ready in place, and to register it.
 func (im *importer) register(ctx context.Context) {
