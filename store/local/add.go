@@ -2,10 +2,8 @@ package local
 
 import (
 	"context"
-	"errors"
-	"fmt"
 	"io"
-	"path/filepath"
+	"strconv"
 	"time"
 
 	"github.com/strata-nix/strata/internal/flock"
@@ -32,51 +30,11 @@ func (s *Store) Add(ctx context.Context, info *store.PathInfo, narStream io.Read
 // Limits of what waits to be registered together. Locks are held meanwhile, so
 // it must not take long, and not while a client takes its time with a large object.
 const (
-	batchPaths = 128
+	batchPaths = 256
 	batchBytes = 64 << 20
 	batchAge   = time.Second
 	batchAlone = 4 << 20 // bytes of an object before which the others are registered
 )
-
-// AddMultiple adds many objects, registered in batches, see [store.MultiAdder].
-func (s *Store) AddMultiple(ctx context.Context, src store.ObjectSource, o store.AddOptions) error {
-	b, err := s.newBatch(ctx, o)
-	if err != nil {
-		return err
-	}
-	defer b.close(ctx)
-	for {
-		info, narStream, err := src.Next()
-		small := err == nil && info.NarSize <= smallObject
-		if !small || b.full() {
-			if err := b.addSmall(ctx); err != nil {
-				return errors.Join(err, b.flush(ctx)) // what is complete is right and stays
-			}
-		}
-		switch {
-		case errors.Is(err, io.EOF):
-			return b.flush(ctx)
-		case err == nil && b.due(info):
-			err = b.flush(ctx)
-		}
-		switch {
-		case err != nil:
-		case small:
-			b.gather(info, narStream)
-		default:
-			err = b.add(ctx, info, narStream)
-		}
-		if err != nil {
-			return errors.Join(err, b.flush(ctx))
-		}
-	}
-}
-
-// due tells whether what waits is to be registered before an object is read.
-func (b *addBatch) due(next *store.PathInfo) bool {
-	return len(b.items)+len(b.adopt) >= batchPaths || b.bytes >= batchBytes ||
-		len(b.items) > 0 && (next.NarSize >= batchAlone || time.Since(b.since) >= batchAge)
-}
 
 // addBatch holds objects that are unpacked and verified, and not yet in place.
 type addBatch struct {
@@ -90,10 +48,6 @@ type addBatch struct {
 	bytes uint64
 	since time.Time // when the first of items came
 	count int       // names under tmp
-
-	small    []*gathered // come after items
-	gatherAt time.Time   // when the first of them came
-	arena    []byte      // their NARs
 }
 
 type addItem struct {
@@ -211,16 +165,16 @@ func (b *addBatch) place(ctx context.Context) (string, error) {
 		b.tmp = tmp
 	}
 	b.count++
-	return filepath.Join(b.tmp.path, fmt.Sprint(b.count)), nil
+	return strconv.Itoa(b.count), nil
 }
 
 // unpack puts the object under tmp, and fails if it is not the promised one.
 func (b *addBatch) unpack(ctx context.Context, info *store.PathInfo, narStream io.Reader) (string, error) {
-	path, err := b.place(ctx)
+	name, err := b.place(ctx)
 	if err != nil {
 		return "", err
 	}
-	return path, b.s.unpack(ctx, info, narStream, path)
+	return b.tmp.scratch.At(name), b.s.unpack(ctx, info, narStream, b.tmp, name)
 }
 
 // flush puts everything in place and registers it in one transaction.

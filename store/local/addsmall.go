@@ -6,21 +6,11 @@ import (
 	"errors"
 	"io"
 	"runtime"
-	"slices"
 	"sync"
-	"time"
 
 	"github.com/strata-nix/strata/internal/flock"
 	"github.com/strata-nix/strata/store"
 	"github.com/strata-nix/strata/storepath"
-)
-
-// Small objects of a stream are read into memory, so that one question to the
-// database, one visit to the temporary roots, and all processors serve many of
-// them: asked one by one, those take longer than making the files.
-const (
-	smallObject = 64 << 10 // bytes of a NAR
-	smallBytes  = 1 << 20  // of all together, which are kept in memory
 )
 
 // gathered is a small object that was read and is not looked at yet.
@@ -29,36 +19,12 @@ type gathered struct {
 	nar  []byte // at most as long as was promised
 	err  error  // how reading it ended; nil if it may have more
 	lock *flock.Lock
-	path string // where it is unpacked
+	name string // what it is unpacked as
 	bad  error  // why it is not
 }
 
-// gather reads a small object. What is wrong with its contents shows when it is
-// unpacked, as with any other.
-func (b *addBatch) gather(info *store.PathInfo, narStream io.Reader) {
-	if len(b.small) == 0 {
-		b.gatherAt = time.Now()
-	}
-	size := int(info.NarSize) //nolint:gosec // a small object
-	b.arena = slices.Grow(b.arena, size)
-	from := len(b.arena)
-	n, err := io.ReadFull(narStream, b.arena[from:from+size])
-	if err == io.ErrUnexpectedEOF { //nolint:errorlint // of ReadFull itself: there was less than promised
-		err = io.EOF
-	}
-	b.arena = b.arena[:from+n]
-	b.small = append(b.small, &gathered{info: info, nar: b.arena[from : from+n : from+n], err: err})
-}
-
-// full tells that no more is to be gathered.
-func (b *addBatch) full() bool {
-	return len(b.small) >= batchPaths || len(b.arena) >= smallBytes || len(b.small) > 0 && time.Since(b.gatherAt) >= batchAge
-}
-
 // addSmall unpacks and verifies what was gathered, unless it is valid already.
-func (b *addBatch) addSmall(ctx context.Context) error {
-	list := b.small
-	b.small, b.arena = nil, b.arena[:0]
+func (b *addBatch) addSmall(ctx context.Context, list []*gathered) error {
 	if len(list) == 0 {
 		return nil
 	}
@@ -159,20 +125,20 @@ func (b *addBatch) unpackLocked(ctx context.Context, locked []*gathered) error {
 	}
 	for _, o := range list {
 		if err == nil {
-			o.path, err = b.place(ctx)
+			o.name, err = b.place(ctx)
 		}
 	}
 	if err != nil {
 		unlockAll(locked)
 		return err
 	}
-	b.s.unpackEach(ctx, list)
+	b.s.unpackEach(ctx, b.tmp, list)
 	for _, o := range list {
 		if o.bad != nil {
 			err = o.bad
 			break
 		}
-		b.took(addItem{info: o.info, path: o.path, lock: o.lock})
+		b.took(addItem{info: o.info, path: b.tmp.scratch.At(o.name), lock: o.lock})
 		o.lock = nil
 	}
 	unlockAll(locked) // those that were not taken
@@ -180,7 +146,7 @@ func (b *addBatch) unpackLocked(ctx context.Context, locked []*gathered) error {
 }
 
 // unpackEach unpacks objects, as many at a time as there are processors.
-func (s *Store) unpackEach(ctx context.Context, list []*gathered) {
+func (s *Store) unpackEach(ctx context.Context, tmp *tempDir, list []*gathered) {
 	work := make(chan *gathered, len(list))
 	for _, o := range list {
 		work <- o
@@ -188,7 +154,7 @@ func (s *Store) unpackEach(ctx context.Context, list []*gathered) {
 	close(work)
 	unpack := func() {
 		for o := range work {
-			o.bad = s.unpack(ctx, o.info, o.open(), o.path)
+			o.bad = s.unpack(ctx, o.info, o.open(), tmp, o.name)
 		}
 	}
 	var others sync.WaitGroup

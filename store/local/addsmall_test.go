@@ -75,9 +75,45 @@ func TestAddManyOfAllKinds(t *testing.T) {
 	wantFirst(t, s, append(chain, large), len(chain)+1)
 }
 
+// callingSource calls a function before it gives an object.
+type callingSource struct {
+	storetest.Source
+	n, at int
+	call  func()
+}
+
+func (c *callingSource) Next() (*store.PathInfo, io.Reader, error) {
+	if c.n == c.at {
+		c.call()
+	}
+	c.n++
+	return c.Source.Next()
+}
+
+// While objects are added, those after them are read: else this would wait for ever.
+func TestAddManyReadsOn(t *testing.T) {
+	s := emptyStore(t, local.Options{})
+	chain := storetest.Chain(t, s.Dir(), 600)
+	lock, err := flock.Open(filepath.Join(s.RealDir(), chain[100].Path().Base()+".lock"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if ok, err := lock.Try(flock.Exclusive); !ok || err != nil {
+		t.Fatal(ok, err)
+	}
+	src := &callingSource{Source: storetest.Source{Objects: chain}, at: 300, call: func() {
+		lock.Delete() // as Nix does
+		_ = lock.Close()
+	}}
+	if err := s.AddMultiple(t.Context(), src, trusting); err != nil {
+		t.Fatal(err)
+	}
+	wantFirst(t, s, chain, len(chain))
+}
+
 // What comes before a lie stays, and nothing after it, wherever in a batch it is.
 func TestAddManyWithALie(t *testing.T) {
-	for _, at := range []int{0, 5, 127} {
+	for _, at := range []int{0, 5, 255} {
 		for what, lie := range map[string]func(*storetest.Object){
 			"hash":  func(o *storetest.Object) { o.Info.NarHash = nixhash.Of(nixhash.SHA256, "other") },
 			"short": func(o *storetest.Object) { o.Info.NarSize += 8 },

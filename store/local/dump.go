@@ -166,12 +166,13 @@ func (b *addBatch) spool(ctx context.Context, d store.Dump, contents io.Reader) 
 
 // write makes a file or tree of the dump.
 func (b *addBatch) write(ctx context.Context, d store.Dump, contents io.Reader) (string, error) {
-	path, err := b.place(ctx)
+	name, err := b.place(ctx)
 	if err != nil {
 		return "", err
 	}
+	path := b.tmp.scratch.At(name)
 	if d.NAR {
-		_, err := nar.Restore(ctx, bufio.NewReaderSize(contents, readSize), path, nar.RestoreOptions{Sync: b.s.opts.FsyncStorePaths})
+		_, err := b.tmp.scratch.Restore(ctx, bufio.NewReaderSize(contents, readSize), name)
 		return path, err
 	}
 	return path, b.writeFile(path, contents)

@@ -6,13 +6,11 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"path/filepath"
 	"sync"
 
 	"golang.org/x/sys/unix"
 
 	"github.com/strata-nix/strata/internal/flock"
-	"github.com/strata-nix/strata/nar"
 	"github.com/strata-nix/strata/nixhash"
 	"github.com/strata-nix/strata/store"
 	"github.com/strata-nix/strata/storepath"
@@ -21,11 +19,12 @@ import (
 // fetch begins to lock, fetch, unpack and verify an object.
 func (im *importer) fetch(ctx context.Context, o *object) {
 	o.state = fetching
-	o.path = filepath.Join(im.tmp.path, fmt.Sprintf("%d-%d", o.index, len(o.errs)))
+	tmp, name := im.tmp, fmt.Sprintf("%d-%d", o.index, len(o.errs))
+	o.path = tmp.scratch.At(name)
 	own, cancel := context.WithCancel(ctx)
 	o.cancel = cancel
 	im.running++
-	offer, path, locked := o.offers[0], o.path, o.lock != nil
+	offer, locked := o.offers[0], o.lock != nil
 	if !locked {
 		im.held++
 	}
@@ -39,7 +38,7 @@ func (im *importer) fetch(ctx context.Context, o *object) {
 		}
 		err := im.s.makeRoom(own)
 		if err == nil {
-			err = im.s.take(own, &offer, path)
+			err = im.s.take(own, &offer, tmp, name)
 		}
 		im.events <- func() { im.fetched(ctx, o, err) }
 	}()
@@ -168,18 +167,18 @@ func (r sourceReader) Read(p []byte) (int, error) {
 }
 
 // take unpacks what an offer gives, and verifies it. Nothing stays after an error.
-func (s *Store) take(ctx context.Context, offer *store.Offer, path string) error {
+func (s *Store) take(ctx context.Context, offer *store.Offer, tmp *tempDir, name string) error {
 	stream, err := offer.Open(store.Verifying(ctx))
 	if err != nil {
 		return &sourceError{err}
 	}
 	r := sourceReader{stream}
-	err = s.unpack(ctx, offer.Info, r, path)
+	err = s.unpack(ctx, offer.Info, r, tmp, name)
 	if err == nil {
 		err = s.ends(offer, r)
 	}
 	if err != nil {
-		_, _ = removeTree(context.WithoutCancel(ctx), path) // the directory that it is in goes away later
+		_, _ = removeTree(context.WithoutCancel(ctx), tmp.scratch.At(name)) // the directory that it is in goes away later
 	}
 	return errors.Join(err, stream.Close())
 }
@@ -200,9 +199,9 @@ func (s *Store) ends(offer *store.Offer, r io.Reader) error {
 // buffers are what NARs are read through.
 var buffers = sync.Pool{New: func() any { return bufio.NewReaderSize(nil, readSize) }}
 
-// unpack makes a tree of a NAR, and fails if it is not the promised one. It may then
-// have left a part of it.
-func (s *Store) unpack(ctx context.Context, info *store.PathInfo, narStream io.Reader, path string) error {
+// unpack makes a tree of a NAR, named so in a temporary directory, and fails if it is not
+// the promised one. It may then have left a part of it.
+func (s *Store) unpack(ctx context.Context, info *store.PathInfo, narStream io.Reader, tmp *tempDir, name string) error {
 	what := fmt.Sprintf("importing path '%s'", s.dir.Print(info.Path))
 	// The size bounds what is read, so that a buffer cannot swallow what follows.
 	limited := &io.LimitedReader{R: narStream, N: int64(info.NarSize)} //nolint:gosec // compared below
@@ -211,7 +210,7 @@ func (s *Store) unpack(ctx context.Context, info *store.PathInfo, narStream io.R
 	defer buffers.Put(buffer)
 	defer buffer.Reset(nil)
 	buffer.Reset(io.TeeReader(limited, h))
-	stats, err := nar.Restore(ctx, buffer, path, nar.RestoreOptions{Sync: s.opts.FsyncStorePaths})
+	stats, err := tmp.scratch.Restore(ctx, buffer, name)
 	if err != nil {
 		if errors.Is(err, io.ErrUnexpectedEOF) && limited.N == 0 {
 			return fmt.Errorf("%s: the NAR is longer than %d bytes or cut short: %w", what, info.NarSize, errors.Join(store.ErrMismatch, err))
@@ -224,5 +223,5 @@ func (s *Store) unpack(ctx context.Context, info *store.PathInfo, narStream io.R
 	if got := nixhash.Sum(nixhash.SHA256, h); got != info.NarHash {
 		return &store.HashMismatchError{What: what, Want: info.NarHash, Got: got}
 	}
-	return s.checkContentAddress(ctx, info, path)
+	return s.checkContentAddress(ctx, info, tmp.scratch.At(name))
 }

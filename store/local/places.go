@@ -102,9 +102,10 @@ func (s *Store) tempPath() storepath.Path {
 // tempDir is a private directory for one operation, under tempPath. It goes with whatever else
 // is there when nobody has that locked.
 type tempDir struct {
-	path string
-	lock *flock.Lock
-	root *tempRoot
+	path    string
+	lock    *flock.Lock
+	root    *tempRoot
+	scratch *nar.Scratch // to unpack in
 }
 
 // tempRoot is the temporary root of tempPath, which all operations of a store share.
@@ -180,7 +181,11 @@ func (s *Store) makeTempDir(ctx context.Context) (*tempDir, error) {
 		}
 		path, err := os.MkdirTemp(top, strconv.Itoa(os.Getpid())+"-")
 		if err == nil {
-			return &tempDir{path: path, lock: lock, root: s.tempRoot}, nil
+			t := &tempDir{path: path, lock: lock, root: s.tempRoot}
+			if t.scratch, err = nar.OpenScratch(path, nar.RestoreOptions{Sync: s.opts.FsyncStorePaths}); err == nil {
+				return t, nil
+			}
+			_ = os.Remove(path) // or it goes with the others
 		}
 		_ = lock.Close()
 		if !errors.Is(err, fs.ErrNotExist) {
@@ -191,6 +196,7 @@ func (s *Store) makeTempDir(ctx context.Context) (*tempDir, error) {
 
 // remove deletes the directory with all that is in it.
 func (t *tempDir) remove(ctx context.Context) {
+	_ = t.scratch.Close() // nothing was written through it
 	if _, err := removeTree(context.WithoutCancel(ctx), t.path); err != nil && !errors.Is(err, fs.ErrNotExist) {
 		activity.Warnf(ctx, "leaving temporary files behind: %v", err)
 	}
