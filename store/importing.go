@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"io"
+	"sync"
 
 	"github.com/strata-nix/strata/storepath"
 )
@@ -79,7 +80,7 @@ type NarOpener interface {
 	OpenNar(ctx context.Context, p storepath.Path) (io.ReadCloser, error)
 }
 
-// verifying marks a context.
+// verifying marks a context. Its value is a *verdict, nil if nobody says how it ended.
 type verifying struct{}
 
 // Verifying gives a context in which to open a NAR that the caller compares with its
@@ -87,13 +88,49 @@ type verifying struct{}
 // compare the hash on the way can leave that to him; NARs are large, and to hash them
 // twice is half of what reading them costs.
 func Verifying(ctx context.Context) context.Context {
-	return context.WithValue(ctx, verifying{}, true)
+	return context.WithValue(ctx, verifying{}, (*verdict)(nil))
 }
 
-// IsVerifying tells that a context comes from Verifying.
+// VerifyingAloud is Verifying for one NAR, by a caller who calls wrong if it is not the
+// promised one. So a store need not compare just to find out what is broken in it.
+func VerifyingAloud(ctx context.Context) (_ context.Context, wrong func()) {
+	v := &verdict{}
+	return context.WithValue(ctx, verifying{}, v), v.wrong
+}
+
+// IsVerifying tells that a context comes from Verifying or VerifyingAloud.
 func IsVerifying(ctx context.Context) bool {
-	_, ok := ctx.Value(verifying{}).(bool)
+	_, ok := ctx.Value(verifying{}).(*verdict)
 	return ok
+}
+
+// OnWrong has f called if the NAR that is opened in a context turns out not to be the
+// promised one, and tells whether anybody would say so.
+func OnWrong(ctx context.Context, f func()) bool {
+	v, _ := ctx.Value(verifying{}).(*verdict)
+	if v == nil {
+		return false
+	}
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	v.tell = append(v.tell, f)
+	return true
+}
+
+// verdict is on a NAR.
+type verdict struct {
+	mu   sync.Mutex
+	tell []func()
+}
+
+func (v *verdict) wrong() {
+	v.mu.Lock()
+	tell := v.tell
+	v.tell = nil
+	v.mu.Unlock()
+	for _, f := range tell {
+		f()
+	}
 }
 
 // OpenNar opens the NAR of a valid path of a store that has either of the

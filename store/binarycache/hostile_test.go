@@ -120,6 +120,41 @@ func TestLies(t *testing.T) {
 	}
 }
 
+// Who says what he finds gets the bytes of a lie, for him to compare, and when he has said
+// so nothing of it is remembered. Who says nothing does not get the last of them.
+func TestLiesToWhoCompares(t *testing.T) {
+	objects, o, info := cacheOf(t, compress.None, nil)
+	info.NarHash, info.FileHash = nixhash.Of(nixhash.SHA256, "other"), nixhash.Hash{}
+	text, err := info.Text(storepath.DefaultDir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	objstoretest.Put(t, objects, o.Path().HashPart()+".narinfo", string(text))
+	s := open(t, objects, func(o *binarycache.Options) { o.TTL = diskcache.DefaultTTL })
+	read := func(ctx context.Context) error {
+		r, err := s.OpenNar(ctx, o.Path())
+		if err != nil {
+			return err
+		}
+		_, err = io.Copy(io.Discard, r)
+		return errors.Join(err, r.Close())
+	}
+	if err := read(store.Verifying(t.Context())); !errors.Is(err, store.ErrMismatch) {
+		t.Errorf("who says nothing: %v", err)
+	}
+	aloud, wrong := store.VerifyingAloud(t.Context())
+	if err := read(aloud); err != nil {
+		t.Error(err)
+	}
+	if err := repair(t, objects, o, compress.None); err != nil {
+		t.Fatal(err)
+	}
+	wrong()
+	if err := read(t.Context()); err != nil {
+		t.Errorf("repaired, and then: %v", err)
+	}
+}
+
 // repair writes an object again.
 func repair(t *testing.T, objects objstore.Store, o storetest.Object, m compress.Method) error {
 	t.Helper()

@@ -82,6 +82,36 @@ func TestImportRegistersWhileOthersCome(t *testing.T) {
 	wantFirst(t, s, objects, 2)
 }
 
+// A source hears that its NAR is not the promised one, and only then, and the error says
+// which source it was.
+func TestImportTellsSources(t *testing.T) {
+	s := emptyStore(t, local.Options{})
+	good, bad := storetest.File(t, s.Dir(), "good", "1"), storetest.File(t, s.Dir(), "bad", "2")
+	bad.Info = bad.Info.Clone()
+	bad.Info.NarHash = nixhash.Of(nixhash.SHA256, "other")
+	imports, _ := offered([]storetest.Object{good, bad})
+	var told [2]atomic.Int64
+	for i := range imports {
+		offer := &imports[i].Offers[0]
+		offer.From = "test://source"
+		open := offer.Open
+		offer.Open = func(ctx context.Context) (io.ReadCloser, error) {
+			if !store.OnWrong(ctx, func() { told[i].Add(1) }) {
+				t.Error("nobody would say")
+			}
+			return open(ctx)
+		}
+	}
+	err := s.Import(t.Context(), imports, store.ImportOptions{AddOptions: trusting})
+	if !errors.Is(err, store.ErrMismatch) || !strings.Contains(err.Error(), "test://source") {
+		t.Error(err)
+	}
+	if told[0].Load() != 0 || told[1].Load() != 1 {
+		t.Errorf("told %d times of the good one, %d times of the bad one", told[0].Load(), told[1].Load())
+	}
+	wantFirst(t, s, []storetest.Object{good, bad}, 1)
+}
+
 // What a lower store has is not fetched, and what it has of references comes along.
 func TestImportOverLower(t *testing.T) {
 	chain := storetest.Chain(t, storepath.DefaultDir, 6)

@@ -168,7 +168,8 @@ func (r sourceReader) Read(p []byte) (int, error) {
 
 // take unpacks what an offer gives, and verifies it. Nothing stays after an error.
 func (s *Store) take(ctx context.Context, offer *store.Offer, tmp *tempDir, name string) error {
-	stream, err := offer.Open(store.Verifying(ctx))
+	opening, wrong := store.VerifyingAloud(ctx)
+	stream, err := offer.Open(opening)
 	if err != nil {
 		return &sourceError{err}
 	}
@@ -176,6 +177,10 @@ func (s *Store) take(ctx context.Context, offer *store.Offer, tmp *tempDir, name
 	err = s.unpack(ctx, offer.Info, r, tmp, name)
 	if err == nil {
 		err = s.ends(offer, r)
+	}
+	if errors.Is(err, store.ErrMismatch) {
+		wrong()
+		err = fmt.Errorf("from '%s': %w", offer.From, err)
 	}
 	if err != nil {
 		_, _ = removeTree(context.WithoutCancel(ctx), tmp.scratch.At(name)) // the directory that it is in goes away later
