@@ -160,12 +160,14 @@ func (f *fetcher) run(ctx context.Context, j *job, info *store.PathInfo) {
 	}
 	lock, err := f.s.o.Cache.lockFetch(ctx, p)
 	if err != nil {
+		j.noStream()
 		finish(err)
 		return
 	}
 	defer fetching{lock}.done()
-	if f.s.o.Cache.Has(p) {
-		finish(nil) // another process was quicker
+	if f.s.o.Cache.Has(p) { // another process was quicker
+		j.noStream()
+		finish(nil)
 		return
 	}
 	st, err := f.s.obtain(ctx, info, j.stream)

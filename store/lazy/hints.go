@@ -36,14 +36,19 @@ func (o *Objects) opens(ob *object, node uint32, head []byte) {
 	if len(head) < 2 || string(head[:2]) != "#!" && string(head[:2]) != "\x7fE" {
 		return
 	}
-	// Who is given what comes while it comes must not wait for the whole.
-	if o.s.o.Offline || o.s.o.Verify == VerifyStream || !o.hinted.first(ob, node) {
+	if o.s.o.Offline || o.streams(ob) || !o.hinted.first(ob, node) {
 		return
 	}
 	select {
 	case o.opened <- opened{ob, node}:
 	default: // it would only be sooner
 	}
+}
+
+// streams tells whether readers are given what comes of an object while it comes: they must not wait for a whole that
+// was asked for ahead.
+func (o *Objects) streams(ob *object) bool {
+	return o.s.o.Verify == VerifyStream && ob.part.Load() == nil
 }
 
 // hinted remembers which files were looked at.
@@ -235,7 +240,7 @@ func (ob *object) peek(ctx context.Context, node uint32, b []byte, off int64) bo
 	if pt := ob.part.Load(); pt != nil {
 		return pt.bring(ctx, node, off, int64(len(b)), true) && pt.copy(node, b, off)
 	}
-	if ob.o.gate.enter(ctx) != nil {
+	if ob.o.streams(ob) || ob.o.gate.enter(ctx) != nil {
 		return false
 	}
 	defer ob.o.gate.leave()

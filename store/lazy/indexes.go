@@ -36,7 +36,7 @@ func (a *asking) worthwhile() bool {
 // indexOf finds an index of an object that can be believed; nil if there is none. kept tells that it is in
 // the cache.
 func (s *Store) indexOf(ctx context.Context, info *store.PathInfo) (x *fileindex.Index, signed *fileindex.Signed, kept bool) {
-	if s.o.Verify == VerifyStream || s.distrusted(info) {
+	if s.distrusted(info) {
 		return nil, nil, false
 	}
 	if x, signed := s.keptIndex(info); x != nil {
@@ -91,7 +91,7 @@ const maxEarly = 64
 // taken it.
 func (s *Store) askEarly(ctx context.Context, p storepath.Path) (forget func()) {
 	nothing := func() {}
-	if s.o.Verify == VerifyStream || s.o.Cache.Has(p) {
+	if s.o.Cache.Has(p) {
 		return nothing
 	}
 	if _, err := os.Lstat(s.o.Cache.at(partialDir, p.Base())); err == nil {

@@ -101,8 +101,9 @@ func (ob *object) readAt(ctx context.Context, node uint32, p []byte, off int64) 
 			ob.o.waited(ob, node, off, time.Since(since))
 		}
 	}()
-	for range 3 { // it may be evicted as soon as it has come
-		if n, ok, err := ob.readStream(ctx, node, p, off); ok {
+	whole := false // it cannot be had in parts
+	for range 3 {  // it may be evicted as soon as it has come
+		if n, ok, err := ob.readStream(ctx, whole, node, p, off); ok {
 			return n, err
 		}
 		if !ob.verified.Load() {
@@ -118,6 +119,10 @@ func (ob *object) readAt(ctx context.Context, node uint32, p []byte, off int64) 
 			}
 			if err == nil || !errors.Is(err, errWhole) {
 				return n, err
+			}
+			if ob.o.s.o.Verify == VerifyStream && !whole {
+				whole = true
+				continue
 			}
 			err = ob.o.fetch.fetch(ctx, ob.info)
 		}

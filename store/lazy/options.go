@@ -66,8 +66,8 @@ const (
 	// VerifyAlways compares, besides, what is in the cache when a process first reads it, and
 	// again when it was changed since. Objects do not graduate.
 	VerifyAlways Verify = "always"
-	// VerifyStream gives bytes to readers as they come and compares the whole at its end. What
-	// turns out to be wrong is refused from then on, but somebody may have read it.
+	// VerifyStream gives bytes to readers as they come and compares the whole at its end, of objects that cannot be had in
+	// parts by a signed index. What turns out to be wrong is refused from then on, but somebody may have read it.
 	VerifyStream Verify = "stream"
 )
 

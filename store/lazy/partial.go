@@ -28,6 +28,7 @@ type partial struct {
 	kept   bool     // the index is in the cache
 	from   string   // the URI of who gave something of it
 	whole  bool     // nobody gives parts
+	wrong  bool     // some that came were not what they should be
 	jobs   map[int]*pieceJob
 	fresh  map[int][]byte // chunks that are not on disk yet
 	busy   int            // chunks that are being brought there, or files of them completed
@@ -120,6 +121,13 @@ func (pt *partial) readChunk(ctx context.Context, i, last int, k fileindex.Chunk
 		pt.unmark(i)
 	}
 	return errWhole
+}
+
+// doubted tells whether something has come of the object that was not as its index says.
+func (pt *partial) doubted() bool {
+	pt.mu.Lock()
+	defer pt.mu.Unlock()
+	return pt.wrong
 }
 
 // inMemory is a chunk that is not on disk; nil if it is, or is not here.

@@ -207,6 +207,9 @@ func (pt *partial) obtain(ctx context.Context, j *pieceJob) error {
 		errs = append(errs, err)
 	}
 	if wrong {
+		pt.mu.Lock()
+		pt.wrong = true
+		pt.mu.Unlock()
 		s.complain("parts of "+pt.info.Path.Base(), fmt.Errorf("'%s' is fetched as a whole, as parts of it are not what its index says: %w", pt.info.Path, oneLine(errs)))
 	}
 	if others || wrong {

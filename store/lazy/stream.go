@@ -44,12 +44,17 @@ func (st *stream) anyServed() (yes bool) {
 	return yes
 }
 
-// streaming is the stream of an object, which begins to come if it does not yet; nil if it is here,
-// or has to be waited for as a whole.
+// streams tells whether an object comes as a stream now.
+func (f *fetcher) streams(p storepath.Path) bool {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	j := f.jobs[p]
+	return j != nil && j.stream != nil
+}
+
+// streaming is the stream of an object, which begins to come if it does not yet; nil if it has to be waited for as a
+// whole.
 func (f *fetcher) streaming(ctx context.Context, info *store.PathInfo, tree *fusefs.Tree) (*stream, error) {
-	if f.s.o.Verify != VerifyStream || f.s.o.Cache.Has(info.Path) {
-		return nil, nil //nolint:nilnil // see above
-	}
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	if err := f.past(info.Path); err != nil {
@@ -64,8 +69,17 @@ func (f *fetcher) streaming(ctx context.Context, info *store.PathInfo, tree *fus
 	return j.stream, nil
 }
 
-// readStream reads from an object that is streamed; ok is false if it is not.
-func (ob *object) readStream(ctx context.Context, node uint32, p []byte, off int64) (n int, ok bool, err error) {
+// readStream reads from an object that is streamed; ok is false if it is not. What can be compared in parts is not
+// streamed, unless it turns out that it comes only as a whole.
+func (ob *object) readStream(ctx context.Context, whole bool, node uint32, p []byte, off int64) (n int, ok bool, err error) {
+	if ob.o.s.o.Verify != VerifyStream || ob.o.s.o.Cache.Has(ob.info.Path) {
+		return 0, false, nil
+	}
+	if !ob.o.fetch.streams(ob.info.Path) {
+		if pt := ob.parts(ctx); pt != nil && (!whole || pt.doubted()) {
+			return 0, false, nil
+		}
+	}
 	st, err := ob.o.fetch.streaming(ctx, ob.info, ob.tree)
 	if st == nil || err != nil {
 		return 0, err != nil, err
@@ -80,6 +94,13 @@ func (ob *object) readStream(ctx context.Context, node uint32, p []byte, off int
 
 // errStreamBroken ends the wait for a stream of which no more comes.
 var errStreamBroken = errors.New("the stream has ended too early")
+
+// noStream makes those who wait for the stream of a job look elsewhere: nothing comes.
+func (j *job) noStream() {
+	if j.stream != nil {
+		j.stream.end(errStreamBroken)
+	}
+}
 
 // endStream ends the stream of a job, if it is one. When somebody has read what turned out to be wrong,
 // nobody gets anything of the object any more, and the kernel forgets what it has.

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"errors"
+	"fmt"
 	"io"
 	"os"
 	"path/filepath"
@@ -13,8 +14,10 @@ import (
 
 	"github.com/strata-nix/strata/compress"
 	"github.com/strata-nix/strata/fusefs"
+	"github.com/strata-nix/strata/store/binarycache"
 	"github.com/strata-nix/strata/store/lazy"
 	"github.com/strata-nix/strata/store/storetest"
+	"github.com/strata-nix/strata/trust"
 )
 
 // change spoils a file of the cache, and hides that as well as one can.
@@ -133,6 +136,104 @@ func TestVerifyStream(t *testing.T) {
 	}
 	if n := from.nars(); n != 1 {
 		t.Errorf("%d NARs were fetched", n)
+	}
+}
+
+// openFiles counts how often this process has a file open.
+func openFiles(t *testing.T, path string) (n int) {
+	t.Helper()
+	all, err := os.ReadDir("/proc/self/fd")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, fd := range all {
+		if to, err := os.Readlink("/proc/self/fd/" + fd.Name()); err == nil && to == path {
+			n++
+		}
+	}
+	return n
+}
+
+// Who streams an object that another process fetches gets it from there.
+func TestVerifyStreamOfWhatAnotherProcessFetches(t *testing.T) {
+	o, from, let, _ := streamed(t)
+	opts := lazy.Options{Origins: []lazy.Origin{from.trusted()}, Verify: lazy.VerifyStream}
+	s := newSetup(t, opts, lazy.CacheOptions{})
+	if _, err := s.readPart(t.Context(), o, "a", 13); err != nil {
+		t.Fatal(err)
+	}
+	other := newSetup(t, opts, lazy.CacheOptions{Dir: s.cache.Dir()})
+	got := make(chan string, 1)
+	go func() {
+		text, err := other.readPart(t.Context(), o, "c", 7)
+		got <- fmt.Sprint(text, err)
+	}()
+	for openFiles(t, filepath.Join(s.cache.Dir(), "fetch", o.Path().HashPart())) < 2 { // the lock that both want
+		time.Sleep(time.Millisecond)
+	}
+	close(let)
+	if text := <-got; text != "the end<nil>" {
+		t.Error(text)
+	}
+	if n := from.nars(); n != 1 {
+		t.Errorf("%d NARs were fetched", n)
+	}
+}
+
+// With a signed index what is read is compared first, and nothing else comes.
+func TestVerifyStreamWithAnIndex(t *testing.T) {
+	for name, how := range map[string]struct {
+		form                  binarycache.Options
+		signed, wrong, inPart bool
+	}{
+		"zstd":            {form: forms["zstd"], signed: true, inPart: true},
+		"not compressed":  {form: forms["not compressed"], signed: true, inPart: true},
+		"nobody signed":   {form: forms["zstd"]},
+		"parts are wrong": {form: forms["not compressed"], signed: true, wrong: true},
+		"only as a whole": {form: binarycache.Options{Compression: compress.Gzip}, signed: true},
+	} {
+		t.Run(name, func(t *testing.T) {
+			o, files := large(t, "o")
+			signer := key(t, "k-1")
+			o = sign(t, o, signer)
+			form := how.form
+			form.WriteListing = true
+			if how.signed {
+				form.Keys = []trust.SecretKey{signer}
+			}
+			from := indexed(t, "a", form, o)
+			if how.wrong {
+				from.Body = func(name string, b io.ReadCloser) io.ReadCloser {
+					if !strings.HasPrefix(name, "nar/") {
+						return b
+					}
+					data, _ := io.ReadAll(b)
+					return body{strings.NewReader(strings.ToUpper(string(data))), b}
+				}
+			}
+			s := newSetup(t, lazy.Options{Origins: []lazy.Origin{from.origin(false)}, Keys: keys(t, signer), Verify: lazy.VerifyStream}, lazy.CacheOptions{})
+			got, err := s.read(t.Context(), o.Path(), "bin/hello")
+			if how.wrong {
+				if err == nil {
+					t.Errorf("%q is given although it is known to be wrong", got)
+				}
+				return
+			}
+			if err != nil || got != files["bin/hello"] {
+				t.Errorf("%q, %v", got, err)
+			}
+			n, parts := from.taken()
+			if parts != 1 || how.inPart && n > 200_000 {
+				t.Errorf("%d bytes were read by %d requests", n, parts)
+			}
+			if err := s.objects.Close(); err != nil {
+				t.Error(err)
+			}
+			s.reopen()
+			for file, want := range files {
+				s.wants(o.Path(), file, want)
+			}
+		})
 	}
 }
 
