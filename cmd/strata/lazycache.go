@@ -27,9 +27,10 @@ func newLazyPrefetchCommand(g *globals) *cobra.Command {
 		Use:   "prefetch [PATH...]",
 		Short: "Fetch objects before they are read",
 		Long: `Fetch store objects of a lazy mount before somebody reads them, with all that they
-refer to. Paths may be given as they show in the mount, or as store paths. With
---profile, what a start-up reads is fetched: of an object that has a profile, or as
-a file says that 'strata lazy profile export' wrote.`,
+refer to. Of objects with a signed file index only that comes which is not here.
+Paths may be given as they show in the mount, or as store paths. With --profile, the
+files are fetched that a start-up reads: of an object that has a profile, or as a file
+says that 'strata lazy profile export' wrote.`,
 		Example: `  strata lazy prefetch /mnt/cache/…-hello
   strata lazy prefetch --at /mnt/cache --pin work /nix/store/…-hello`,
 		Args: anyArgs,
@@ -50,6 +51,9 @@ func runLazyPrefetch(ctx context.Context, g *globals, o lazyPrefetchOptions, arg
 	}
 	if len(args)+len(o.profiles) == 0 {
 		return &usageError{errors.New("say what is to be fetched: paths, or --profile")}
+	}
+	if o.pin != "" && len(args) == 0 {
+		return &usageError{errors.New("--pin keeps objects: say their paths")}
 	}
 	at := o.at
 	if at == "" && len(args) > 0 {

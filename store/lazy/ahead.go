@@ -265,6 +265,18 @@ func (o *Objects) startGroup(ctx context.Context, w *wantedFiles, pt *partial, a
 	}
 }
 
+// fetchGroup fetches one of them, and waits until it is here.
+func (o *Objects) fetchGroup(ctx context.Context, w *wantedFiles, pt *partial) error {
+	var all sync.WaitGroup
+	var failed failures
+	o.startGroup(ctx, w, pt, &all, &failed)
+	all.Wait()
+	if ctx.Err() != nil {
+		return context.Cause(ctx)
+	}
+	return failed.join()
+}
+
 // wantedOf are the chunks of files that are not here, in the order of the NAR. A file that is not there, or is none,
 // is passed over; "" is the object itself.
 func (pt *partial) wantedOf(files []string) (chunks []int) {

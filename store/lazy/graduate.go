@@ -49,7 +49,7 @@ func (pt *partial) tryGraduate(ctx context.Context) error {
 		return err
 	}
 	st.origin, st.tree = pt.source(), pt.x.Contents.Tree()
-	if err := pt.build(st); err != nil {
+	if err := pt.build(ctx, st); err != nil {
 		st.remove()
 		return err
 	}
@@ -133,7 +133,7 @@ func (pt *partial) lied(ctx context.Context, why error) error {
 }
 
 // build puts an object together of the files of the cache.
-func (pt *partial) build(st *stage) error {
+func (pt *partial) build(ctx context.Context, st *stage) error {
 	t, top := pt.x.Contents.Tree(), st.object()
 	path := func(n uint32) string {
 		if n == 0 {
@@ -154,7 +154,7 @@ func (pt *partial) build(st *stage) error {
 			}
 		default:
 			st.made.Files++
-			if err = pt.linkFile(n, at); errors.Is(err, fs.ErrNotExist) {
+			if err = pt.linkFile(ctx, n, at); errors.Is(err, fs.ErrNotExist) {
 				pt.unmarkFile(n) // it has been evicted, and comes again when somebody reads it
 			}
 		}
@@ -187,12 +187,15 @@ func storeTimes(path string) error {
 }
 
 // linkFile makes a file of an object that is the one of the cache, or a copy if that has too many names.
-func (pt *partial) linkFile(n uint32, at string) error {
+func (pt *partial) linkFile(ctx context.Context, n uint32, at string) error {
 	c := pt.o.s.o.Cache
 	node := pt.x.Contents.Tree().Node(n)
 	if node.Size > 0 {
 		name := c.fileName(pt.x.Contents, n)
 		err := os.Link(name, at)
+		if os.IsNotExist(err) && c.completeFile(ctx, pt.x.Contents, n) == nil {
+			err = os.Link(name, at) // several processes had each a part of it come
+		}
 		if err == nil || os.IsNotExist(err) {
 			return err
 		}

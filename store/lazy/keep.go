@@ -63,6 +63,35 @@ func (pt *partial) keep(n int, k fileindex.Chunk, data []byte) {
 	defer pt.mu.Unlock()
 	pt.busy--
 	pt.ended()
+	pt.rest()
+}
+
+// rest tells those who wait when there is nothing more to do. pt.mu is held.
+func (pt *partial) rest() {
+	if pt.busy+pt.graduating == 0 && pt.idle != nil {
+		close(pt.idle)
+		pt.idle = nil
+	}
+}
+
+// settle waits until nothing is on its way to the disk, and what is complete is among the objects.
+func (pt *partial) settle(ctx context.Context) error {
+	pt.mu.Lock()
+	if pt.busy+pt.graduating == 0 {
+		pt.mu.Unlock()
+		return nil
+	}
+	if pt.idle == nil {
+		pt.idle = make(chan struct{})
+	}
+	idle := pt.idle
+	pt.mu.Unlock()
+	select {
+	case <-idle:
+		return nil
+	case <-ctx.Done():
+		return context.Cause(ctx)
+	}
 }
 
 // remember keeps a chunk in memory, and lets another one go. pt.mu is held.

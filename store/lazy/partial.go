@@ -32,9 +32,12 @@ type partial struct {
 	jobs   map[int]*pieceJob
 	fresh  map[int][]byte // chunks that are not on disk yet
 	busy   int            // chunks that are being brought there, or files of them completed
+	idle   chan struct{}  // closed when there is nothing more to do; nil: nobody waits for that
 	unkept map[int][]byte // chunks that could not be kept, a few of them
 	failed failure
 	guess  guessing
+
+	graduating int // attempts to make it a complete object
 }
 
 // partialOf makes it of an index that can be believed; nil if there is none. Who asks at the same time gets the
@@ -166,7 +169,14 @@ func (pt *partial) markLocked(i int) {
 // ended makes the object a complete one if all of it is on disk. pt.mu is held.
 func (pt *partial) ended() {
 	if pt.left == 0 && pt.busy == 0 && len(pt.unkept) == 0 {
-		pt.o.fetch.idle.Go(pt.graduate)
+		pt.graduating++
+		pt.o.fetch.idle.Go(func() {
+			pt.graduate()
+			pt.mu.Lock()
+			defer pt.mu.Unlock()
+			pt.graduating--
+			pt.rest()
+		})
 	}
 }
 

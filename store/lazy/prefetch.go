@@ -30,7 +30,7 @@ func (s *Store) Prefetch(ctx context.Context, paths []storepath.Path, o Prefetch
 	if err != nil {
 		return err
 	}
-	f := newFetcher(s)
+	objects := &Objects{s: s, fetch: newFetcher(s)}
 	var (
 		mu   sync.Mutex
 		errs []error
@@ -49,7 +49,7 @@ func (s *Store) Prefetch(ctx context.Context, paths []storepath.Path, o Prefetch
 	for range cmp.Or(o.Jobs, DefaultPrefetchJobs) {
 		wg.Go(func() {
 			for info := take(); info != nil; info = take() {
-				err := f.fetchWhole(ctx, info)
+				err := objects.prefetch(ctx, info)
 				mu.Lock()
 				errs = append(errs, err)
 				if o.Done != nil && ctx.Err() == nil {
@@ -60,7 +60,7 @@ func (s *Store) Prefetch(ctx context.Context, paths []storepath.Path, o Prefetch
 		})
 	}
 	wg.Wait()
-	f.idle.Wait()
+	objects.fetch.idle.Wait()
 	if ctx.Err() != nil {
 		return context.Cause(ctx)
 	}
@@ -84,10 +84,26 @@ func (s *Store) wanted(ctx context.Context, paths []storepath.Path, only bool) (
 	return infos, nil
 }
 
-// fetchWhole is fetch for an object that may be here.
-func (f *fetcher) fetchWhole(ctx context.Context, info *store.PathInfo) error {
-	if f.s.o.Cache.Has(info.Path) {
+// prefetch makes all of an object be here. What is here already of its files, of whatever object they came, is not
+// fetched again if an index tells which they are; where nothing is, all of it comes by one request.
+func (o *Objects) prefetch(ctx context.Context, info *store.PathInfo) error {
+	c := o.s.o.Cache
+	if c.Has(info.Path) {
 		return nil
 	}
-	return f.fetch(ctx, info)
+	if pt := o.partialOf(ctx, info); pt != nil {
+		for range 3 { // some of it may be evicted meanwhile
+			all := &wantedFiles{info: info, files: []string{""}}
+			if len(pt.wantedOf(all.files)) == pt.x.Contents.Len() || o.fetchGroup(ctx, all, pt) != nil || pt.settle(ctx) != nil {
+				break
+			}
+			if c.Has(info.Path) {
+				return nil
+			}
+		}
+	}
+	if ctx.Err() != nil {
+		return context.Cause(ctx)
+	}
+	return o.fetch.fetch(ctx, info)
 }
