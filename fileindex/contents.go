@@ -21,7 +21,8 @@ type Digest [sha256.Size]byte
 // ErrFormat is the cause of every error about something that cannot be an index.
 var ErrFormat = errors.New("malformed file index")
 
-// Contents are the tree of a NAR with the digests of its files. They do not change.
+// Contents are the tree of a NAR with the digests of its files. They do not change, and any number of goroutines may
+// use them.
 type Contents struct {
 	tree    *fusefs.Tree
 	digests []byte   // one for each chunk, in the order of the nodes
@@ -31,6 +32,8 @@ type Contents struct {
 
 	cutOnce sync.Once
 	cuts    []int64 // where the NAR is cut into blocks
+
+	several sync.Map // by node: the digest of a file with several chunks, which can be the sum of a lot
 
 	orderOnce sync.Once
 	order     []uint32 // nodes with contents, in the order of the NAR
@@ -93,7 +96,11 @@ type Chunk struct {
 
 // Chunk describes a chunk.
 func (c *Contents) Chunk(i int) Chunk {
-	node := uint32(sort.Search(int(c.tree.Len()), func(n int) bool { return int(c.first[n+1]) > i }))
+	return c.chunkOf(uint32(sort.Search(int(c.tree.Len()), func(n int) bool { return int(c.first[n+1]) > i })), i)
+}
+
+// chunkOf is Chunk for who knows which file it is of.
+func (c *Contents) chunkOf(node uint32, i int) Chunk {
 	off := int64(i-int(c.first[node])) * ChunkSize
 	return Chunk{
 		Node: node, Offset: off, Size: min(ChunkSize, c.tree.Node(node).Size-off),
@@ -116,7 +123,12 @@ func (c *Contents) FileDigest(node uint32) (d Digest, ok bool) {
 	case 1:
 		return c.digest(first), true
 	}
-	return sha256.Sum256(c.digests[first*sha256.Size : end*sha256.Size]), true
+	if known, ok := c.several.Load(node); ok {
+		return known.(Digest), true
+	}
+	d = sha256.Sum256(c.digests[first*sha256.Size : end*sha256.Size])
+	c.several.Store(node, d)
+	return d, true
 }
 
 // Offset is where a file's contents begin in the NAR; 0 for what is no file.

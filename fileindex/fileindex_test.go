@@ -5,6 +5,7 @@ import (
 	"crypto/sha256"
 	"errors"
 	"io"
+	"slices"
 	"strings"
 	"testing"
 
@@ -263,5 +264,30 @@ func TestSignaturesAreAdded(t *testing.T) {
 	}
 	if both, err := x.Encode(dir, second, first); err != nil || !bytes.Equal(both, more) {
 		t.Errorf("signed at once it is another one, %v", err)
+	}
+}
+
+// From any place on the chunks are given in both directions, each once.
+func TestChunksBeforeAndBehindAPlace(t *testing.T) {
+	c := scan(t, archive(t))
+	size := int64(c.NarSize())
+	for at := int64(0); at <= size; at += 1000 {
+		var before, behind []int64
+		for i, k := range c.Before(at) {
+			if k != c.Chunk(i) || k.Nar+k.Size > at {
+				t.Fatalf("before %d: %+v", at, k)
+			}
+			before = append(before, k.Nar)
+		}
+		for i, k := range c.Within(at, size) {
+			if k != c.Chunk(i) || k.Nar < at {
+				t.Fatalf("behind %d: %+v", at, k)
+			}
+			behind = append(behind, k.Nar)
+		}
+		slices.Reverse(before)
+		if all := append(before, behind...); !slices.IsSorted(all) || len(all) < c.Len()-1 || len(slices.Compact(all)) < c.Len()-1 {
+			t.Fatalf("%d of %d chunks are before or behind %d", len(all), c.Len(), at)
+		}
 	}
 }

@@ -3,6 +3,7 @@ package fileindex_test
 import (
 	"bytes"
 	"errors"
+	"slices"
 	"testing"
 
 	"github.com/strata-nix/strata/fileindex"
@@ -27,12 +28,12 @@ func FuzzParse(f *testing.F) {
 		}
 		c := x.Contents
 		at := int64(0)
-		for i := range c.Within(0, int64(c.NarSize())) {
-			k := c.Chunk(i)
-			if k.Nar < at || k.Size <= 0 || uint64(k.Nar+k.Size) > x.NarSize {
+		var order []int
+		for i, k := range c.Within(0, int64(c.NarSize())) {
+			if k != c.Chunk(i) || k.Nar < at || k.Size <= 0 || uint64(k.Nar+k.Size) > x.NarSize {
 				t.Fatalf("chunk %d: %+v after %d", i, k, at)
 			}
-			at = k.Nar + k.Size
+			at, order = k.Nar+k.Size, append(order, i)
 			if from, to := x.Span(k.Nar, k.Size); from > k.Nar || to < at {
 				t.Fatalf("chunk %d is not in its span", i)
 			}
@@ -42,6 +43,16 @@ func FuzzParse(f *testing.F) {
 				}
 			}
 		}
+		var back []int
+		for i, k := range c.Before(int64(c.NarSize())) {
+			if k != c.Chunk(i) {
+				t.Fatalf("chunk %d, from the end: %+v", i, k)
+			}
+			back = append(back, i)
+		}
+		if slices.Reverse(back); !slices.Equal(back, order) {
+			t.Fatalf("from the end %v, from the beginning %v", back, order)
+		}
 		if c.Listing().Root == nil {
 			t.Fatal("no root")
 		}
@@ -49,8 +60,8 @@ func FuzzParse(f *testing.F) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		back, err := fileindex.Parse(dir, "again", again)
-		if err != nil || back.Header != s.Header || bytes.Contains(again, []byte("\nSig: ")) {
+		reread, err := fileindex.Parse(dir, "again", again)
+		if err != nil || reread.Header != s.Header || bytes.Contains(again, []byte("\nSig: ")) {
 			t.Fatalf("%v", err)
 		}
 	})

@@ -2,14 +2,10 @@ package lazy
 
 import (
 	"context"
-	"os"
 	"time"
 
 	"github.com/strata-nix/strata/fileindex"
 )
-
-// farLook is how many chunks are looked at to find some that are worth fetching.
-const farLook = 1 << 12
 
 // several tells whether the file of a chunk has others.
 func (pt *partial) several(k fileindex.Chunk) bool {
@@ -30,9 +26,8 @@ func (pt *partial) neighbours(i int, from, to int64) (end int64) {
 	node := c.Chunk(i).Node
 	several := pt.several(c.Chunk(i))
 	end = from
-	for n := range c.Within(from, to) {
-		k := c.Chunk(n)
-		if missing, _ := pt.missing(n, k, node, several); !missing {
+	for n, k := range c.Within(from, to) {
+		if missing, _ := pt.missing(n, k, node, several); !missing || pt.seemsHere(k) {
 			break
 		}
 		end = k.Nar + k.Size
@@ -46,11 +41,11 @@ func (pt *partial) used(i int) {
 	pt.mu.Lock()
 	came := bit(pt.guess.marks, i)
 	pt.guess.note(k, i, 0)
-	room := pt.guess.room(pt.several(k), time.Now())
+	room, worth := pt.guess.room(pt.several(k), time.Now()), pt.guess.worth()
 	pt.mu.Unlock()
 	if came {
 		pt.o.s.count.guessedRead.Add(k.Size)
-		if room >= worthGuess {
+		if room >= worth {
 			pt.o.fetch.idle.Go(func() { pt.lookAround(i, room) })
 		}
 	}
@@ -113,69 +108,6 @@ func (pt *partial) guessed(i int, room int64) *pieceJob {
 	pt.guess.flying++
 	pt.begin(context.Background(), j)
 	return j
-}
-
-// gapBehind finds the first chunks behind one that are missing and follow each other, up to so many bytes.
-func (pt *partial) gapBehind(i int, room int64) (from, to int64) {
-	c := pt.x.Contents
-	at := c.Chunk(i)
-	several, looked := pt.several(at), 0
-	for n := range c.Within(at.Nar+at.Size, int64(c.NarSize())) {
-		k := c.Chunk(n)
-		missing, suits := pt.wanting(n, k, at.Node, several)
-		looked++
-		switch {
-		case several && !suits, looked > farLook:
-			return from, to
-		case missing && from == to:
-			from, to = k.Nar, k.Nar+k.Size
-		case missing && k.Nar+k.Size-from <= room:
-			to = k.Nar + k.Size
-		case from < to:
-			return from, to
-		}
-	}
-	return from, to
-}
-
-// gapBefore finds the last ones before it.
-func (pt *partial) gapBefore(i int, room int64) (from, to int64) {
-	c := pt.x.Contents
-	at := c.Chunk(i)
-	several := pt.several(at)
-	var before []int
-	for n := range c.Within(max(0, at.Nar-8*room), at.Nar) {
-		before = append(before, n)
-	}
-	for len(before) > 0 {
-		n := before[len(before)-1]
-		before = before[:len(before)-1]
-		k := c.Chunk(n)
-		missing, suits := pt.wanting(n, k, at.Node, several)
-		switch {
-		case several && !suits:
-			return from, to
-		case missing && from == to:
-			from, to = k.Nar, k.Nar+k.Size
-		case missing && to-k.Nar <= room:
-			from = k.Nar
-		case from < to:
-			return from, to
-		}
-	}
-	return from, to
-}
-
-// wanting is missing for who does not hold pt.mu, and looks on disk besides.
-func (pt *partial) wanting(n int, k fileindex.Chunk, node uint32, several bool) (missing, suits bool) {
-	pt.mu.Lock()
-	missing, suits = pt.missing(n, k, node, several)
-	pt.mu.Unlock()
-	if missing {
-		_, err := os.Lstat(pt.o.s.o.Cache.fileName(pt.x.Contents, k.Node))
-		missing = err != nil
-	}
-	return missing, suits
 }
 
 // bring fetches a part of a file ahead. It waits for it if wait is set, and tells whether it is here.

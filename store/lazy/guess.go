@@ -21,6 +21,8 @@ const (
 	// small file of those around it.
 	guessSlack             = 256 << 10
 	smallReward, bigReward = 4, 2
+	// maxUnread is how much of it may be here at most, however much was read: the fastest lines have no more under way.
+	maxUnread = 4 * maxReadOn
 	// smallWhole is up to which size a file of several chunks comes as a whole when its beginning is read.
 	smallWhole = 512 << 10
 	// guessesAtOnce is how many such requests are under way for an object.
@@ -39,6 +41,7 @@ type guessing struct {
 	misses int       // how often somebody had to wait
 	last   int       // the chunk that was read last
 	readOn bool      // it followed the one before in the same file
+	filled [2]filled // where to look is in vain: for small files, and for large ones
 	calm   time.Time // until then nothing comes ahead: something has failed
 }
 
@@ -70,7 +73,7 @@ func (g *guessing) spend(k fileindex.Chunk, i int) {
 	}
 }
 
-// lost takes note of one that has not come.
+// lost takes note of one that is not unread any more: it was read, or has not come.
 func (g *guessing) lost(k fileindex.Chunk, i int) {
 	if bit(g.marks, i) {
 		g.marks[i/64] &^= 1 << (i % 64)
@@ -91,5 +94,13 @@ func (g *guessing) room(several bool, now time.Time) int64 {
 	if several {
 		reward = bigReward
 	}
-	return max(0, min(window, guessSlack+g.missed+reward*g.hit-g.unread))
+	return max(0, min(window, min(guessSlack+g.missed+reward*g.hit, maxUnread)-g.unread))
+}
+
+// worth is the least that is fetched by a request of its own: of a file that is read on and on much comes at once.
+func (g *guessing) worth() int64 {
+	if g.readOn && g.hit > maxReadOn {
+		return maxReadOn / 4
+	}
+	return worthGuess
 }

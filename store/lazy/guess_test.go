@@ -46,7 +46,7 @@ func TestGuessesAreBounded(t *testing.T) {
 			if marked != g.unread {
 				t.Fatalf("%d bytes are unread, and not %d", marked, g.unread)
 			}
-			if limit := guessSlack + smallReward*used; marked > limit {
+			if limit := min(guessSlack+smallReward*used, maxUnread); marked > limit {
 				t.Fatalf("%d bytes are here that nobody has read, and %d were read", marked, used)
 			}
 		}

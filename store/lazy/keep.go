@@ -115,10 +115,15 @@ func (pt *partial) allOnDisk(k fileindex.Chunk) bool {
 	if end-first == 1 {
 		return false // it was written as a whole
 	}
-	for i := first; i < end; i++ {
+	// The same chunk is missing most of the time, and a file can have very many.
+	begin := max(first, pt.holes[k.Node])
+	for n := range end - first {
+		i := first + (begin-first+n)%(end-first)
 		if !pt.hasLocked(i) || pt.fresh[i] != nil || pt.unkept[i] != nil {
+			pt.holes[k.Node] = i
 			return false
 		}
 	}
+	delete(pt.holes, k.Node)
 	return true
 }

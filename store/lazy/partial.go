@@ -34,6 +34,7 @@ type partial struct {
 	busy   int            // chunks that are being brought there, or files of them completed
 	idle   chan struct{}  // closed when there is nothing more to do; nil: nobody waits for that
 	unkept map[int][]byte // chunks that could not be kept, a few of them
+	holes  map[uint32]int // of files: a chunk that was not on disk when that was looked at last
 	failed failure
 	guess  guessing
 
@@ -62,7 +63,7 @@ func (o *Objects) newPartial(ctx context.Context, info *store.PathInfo) *partial
 	n := x.Contents.Len()
 	return &partial{
 		o: o, info: info, x: x, signed: signed, have: make([]uint64, (n+63)/64), left: n, kept: kept,
-		jobs: map[int]*pieceJob{}, fresh: map[int][]byte{}, unkept: map[int][]byte{}, guess: newGuessing(n),
+		jobs: map[int]*pieceJob{}, fresh: map[int][]byte{}, unkept: map[int][]byte{}, holes: map[uint32]int{}, guess: newGuessing(n),
 	}
 }
 
@@ -186,6 +187,7 @@ func (pt *partial) unmark(i int) {
 	if pt.hasLocked(i) {
 		pt.have[i/64] &^= 1 << (i % 64)
 		pt.left++
+		pt.guess.filled = [2]filled{}
 	}
 }
 

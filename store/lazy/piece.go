@@ -158,6 +158,9 @@ func (pt *partial) run(ctx context.Context, j *pieceJob) {
 			pt.guess.lost(pt.x.Contents.Chunk(n), n)
 		}
 	}
+	if err != nil {
+		pt.guess.filled = [2]filled{}
+	}
 	if err != nil && ctx.Err() == nil {
 		pt.guess.calm = time.Now().Add(failurePause)
 		switch {
