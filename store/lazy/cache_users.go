@@ -7,12 +7,15 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io"
 	"net"
 	"os"
 	"path/filepath"
 	"strings"
 	"sync"
 	"time"
+
+	"golang.org/x/sys/unix"
 
 	"github.com/strata-nix/strata/internal/flock"
 	"github.com/strata-nix/strata/storepath"
@@ -33,7 +36,12 @@ type user struct {
 	Dirs   []string `json:"dirs"`
 	Store  string   `json:"store,omitempty"`  // the store directory
 	Socket string   `json:"socket,omitempty"` // where it wants to be told, relative to the users' directory
+
+	name string // of its file
 }
+
+// unready ends the name of a user's file until all is written in it.
+const unready = ".new"
 
 // forgetTimeout is how long a user may take to forget.
 const forgetTimeout = 30 * time.Second
@@ -42,12 +50,14 @@ const forgetTimeout = 30 * time.Second
 // ends.
 func (c *Cache) Register(ctx context.Context, u User) (done func() error, err error) {
 	name := c.at(usersDir, rand.Text())
-	lock, err := flock.OpenLive(ctx, name, nil)
+	lock, err := flock.OpenLive(ctx, name+unready, nil)
 	if err != nil {
 		return nil, fmt.Errorf("cache of lazy objects: %w", err)
 	}
 	note := user{Dirs: u.Dirs, Store: string(c.o.StoreDir)}
-	end := func() error { return errors.Join(os.Remove(name), lock.Close()) }
+	end := func() error {
+		return errors.Join(ignoreMissing(os.Remove(name)), ignoreMissing(os.Remove(name+unready)), lock.Close())
+	}
 	if u.Forget != nil {
 		l, err := listenShort(name + ".socket")
 		if err != nil {
@@ -58,14 +68,17 @@ func (c *Cache) Register(ctx context.Context, u User) (done func() error, err er
 		served.Go(func() { answerForget(ctx, l, u.Forget) })
 		file := end
 		end = func() error {
-			err := l.Close()
+			err := errors.Join(file(), l.Close()) // in this order: who cannot be told is no user any more
 			served.Wait()
-			return errors.Join(err, os.RemoveAll(name+".socket"), file())
+			return errors.Join(err, ignoreMissing(os.Remove(name+".socket")))
 		}
 	}
 	text, err := json.Marshal(note)
 	if err == nil {
 		_, err = lock.File().WriteAt(text, 0)
+	}
+	if err == nil {
+		err = os.Rename(name+unready, name) // whoever evicts reads all of it
 	}
 	if err != nil {
 		return nil, errors.Join(err, end())
@@ -129,37 +142,52 @@ func (c *Cache) users() ([]user, error) {
 	return all, nil
 }
 
-// user reads the file of a user. That of one who has ended is removed.
+// user reads the file of a user. That of one who has ended is removed. One who is about to be a user is none yet.
 func (c *Cache) user(name string) (u user, alive bool, err error) {
 	path := c.at(usersDir, name)
-	f, err := os.OpenFile(path, os.O_RDWR, 0)
+	f, free, err := lockFree(path)
 	if errors.Is(err, os.ErrNotExist) {
 		return u, false, nil
 	}
 	if err != nil {
 		return u, false, err
 	}
-	_ = f.Close()
-	lock, err := flock.Open(path)
-	if err != nil {
-		return u, false, err
-	}
-	defer lock.Close()
-	free, err := lock.Try(flock.Exclusive)
-	if err != nil {
-		return u, false, err
-	}
+	defer f.Close()
 	if free {
-		return u, false, errors.Join(os.RemoveAll(path+".socket"), os.RemoveAll(path))
+		return u, false, removeUser(path)
 	}
-	text, err := readSmall(path, 1<<20)
+	if strings.HasSuffix(name, unready) {
+		return u, false, nil // it has not seen anything yet
+	}
+	text, err := io.ReadAll(io.LimitReader(f, 1<<20))
 	if err != nil {
 		return u, false, err
 	}
 	if err := json.Unmarshal(text, &u); err != nil {
 		return u, false, fmt.Errorf("'%s': %w", path, err)
 	}
+	u.name = name
 	return u, true, nil
+}
+
+// lockFree opens a file that is there, and locks it if nobody else has. It makes none: the name may be another one's
+// by now.
+func lockFree(path string) (f *os.File, free bool, err error) {
+	if f, err = os.OpenFile(path, os.O_RDWR|unix.O_NOFOLLOW, 0); err != nil {
+		return nil, false, err
+	}
+	for err = unix.EINTR; err == unix.EINTR; {
+		err = unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB)
+	}
+	if err != nil && err != unix.EWOULDBLOCK {
+		return nil, false, errors.Join(&os.PathError{Op: "flock", Path: path, Err: err}, f.Close())
+	}
+	return f, err == nil, nil
+}
+
+// removeUser removes the file of a user, and its socket.
+func removeUser(path string) error {
+	return errors.Join(os.RemoveAll(strings.TrimSuffix(path, unready)+".socket"), os.RemoveAll(path))
 }
 
 // forget tells all users what has been taken out of the directory of objects. When it
@@ -178,6 +206,9 @@ func (c *Cache) forget(ctx context.Context, moved []held) error {
 			continue
 		}
 		if err := c.tellForget(ctx, u.Socket, names); err != nil {
+			if _, alive, uerr := c.user(u.name); uerr == nil && !alive {
+				continue // it has just ended
+			}
 			return fmt.Errorf("nothing is evicted, as a user of the cache cannot be told (%v): %w", u.Dirs, err)
 		}
 	}

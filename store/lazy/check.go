@@ -18,7 +18,6 @@ import (
 
 	"github.com/strata-nix/strata/fileindex"
 	"github.com/strata-nix/strata/internal/crashpoint"
-	"github.com/strata-nix/strata/internal/flock"
 	"github.com/strata-nix/strata/nar"
 	"github.com/strata-nix/strata/store"
 	"github.com/strata-nix/strata/storepath"
@@ -329,15 +328,15 @@ func (k *checking) leftovers(ctx context.Context) error {
 	uerr := eachName(ctx, k.c.at(usersDir), func(name string) {
 		path := k.c.at(usersDir, name)
 		if strings.HasSuffix(name, ".socket") {
-			if _, err := os.Lstat(strings.TrimSuffix(path, ".socket")); errors.Is(err, fs.ErrNotExist) {
+			user := strings.TrimSuffix(path, ".socket")
+			_, starting := os.Lstat(user + unready) // and that becomes the other one
+			if _, err := os.Lstat(user); errors.Is(err, fs.ErrNotExist) && errors.Is(starting, fs.ErrNotExist) {
 				k.found(&Flaw{FlawStray, path, "its process has ended", k.remove(path)})
 			}
 			return
 		}
 		if free, err := unlocked(path); err == nil && free {
-			k.found(&Flaw{FlawStray, path, "its process has ended", func(context.Context) error {
-				return errors.Join(os.RemoveAll(path+".socket"), os.RemoveAll(path))
-			}})
+			k.found(&Flaw{FlawStray, path, "its process has ended", func(context.Context) error { return removeUser(path) }})
 		}
 	})
 	return errors.Join(err, uerr)
@@ -345,15 +344,11 @@ func (k *checking) leftovers(ctx context.Context) error {
 
 // unlocked tells whether nobody has locked a file that is there.
 func unlocked(path string) (bool, error) {
-	if _, err := os.Lstat(path); err != nil {
-		return false, err
-	}
-	l, err := flock.Open(path)
+	f, free, err := lockFree(path)
 	if err != nil {
 		return false, err
 	}
-	defer l.Close()
-	return l.Try(flock.Exclusive)
+	return free, f.Close()
 }
 
 // files compares files with their names.

@@ -63,8 +63,8 @@ func TestCheck(t *testing.T) {
 			return errors.Join(os.MkdirAll(in(s, "tmp", "x", b), 0o755), write(in(s, "tmp", "x", ".lock"), ""))
 		}, []lazy.FlawKind{lazy.FlawStray}},
 		"user": {func(s *setup, _ string) error {
-			return errors.Join(write(in(s, "users", "x"), "{}"), write(in(s, "users", "y.socket"), ""))
-		}, []lazy.FlawKind{lazy.FlawStray, lazy.FlawStray}},
+			return errors.Join(write(in(s, "users", "x"), "{}"), write(in(s, "users", "y.socket"), ""), write(in(s, "users", "z.new"), ""))
+		}, []lazy.FlawKind{lazy.FlawStray, lazy.FlawStray, lazy.FlawStray}},
 	} {
 		t.Run(name, func(t *testing.T) {
 			o := tree(t, "o")

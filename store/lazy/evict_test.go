@@ -8,6 +8,7 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -189,6 +190,44 @@ func TestUsersAreTold(t *testing.T) {
 	if err := done(); err != nil {
 		t.Error(err)
 	}
+	if entries, err := os.ReadDir(filepath.Join(s.cache.Dir(), "users")); err != nil || len(entries) != 0 {
+		t.Errorf("%v, %v", entries, err)
+	}
+}
+
+// Users come and go while others evict.
+func TestUsersComeAndGo(t *testing.T) {
+	s, objects, _ := filled(t, 2, lazy.CacheOptions{})
+	end := make(chan struct{})
+	var all sync.WaitGroup
+	for range 3 {
+		all.Go(func() {
+			for {
+				select {
+				case <-end:
+					return
+				default:
+				}
+				done, err := s.cache.Register(t.Context(), lazy.User{Dirs: []string{"/somewhere"}, Forget: func(context.Context, []string) error { return nil }})
+				if err == nil {
+					err = done()
+				}
+				if err != nil {
+					t.Error(err)
+					return
+				}
+			}
+		})
+	}
+	for range 12 {
+		s.wants(objects[0].Path(), "bin/hello", "hello from "+objects[0].Path().Name())
+		if _, err := s.cache.Evict(t.Context(), lazy.EvictOptions{All: true}); err != nil {
+			t.Error(err)
+			break
+		}
+	}
+	close(end)
+	all.Wait()
 	if entries, err := os.ReadDir(filepath.Join(s.cache.Dir(), "users")); err != nil || len(entries) != 0 {
 		t.Errorf("%v, %v", entries, err)
 	}

@@ -152,6 +152,9 @@ func (f *fetcher) run(ctx context.Context, j *job, info *store.PathInfo) {
 		if f.jobs[p] == j {
 			delete(f.jobs, p)
 		}
+		if err != nil && ctx.Err() == nil && !isFull(err) {
+			f.s.count.failed.Add(1)
+		}
 		if err != nil && ctx.Err() == nil && j.wanted {
 			f.failed[p] = failure{err, time.Now().Add(failurePause)}
 		}
@@ -173,7 +176,6 @@ func (f *fetcher) run(ctx context.Context, j *job, info *store.PathInfo) {
 	st, err := f.s.obtain(ctx, info, j.stream)
 	if err = f.endStream(j, p, err); err != nil {
 		if ctx.Err() == nil && !isFull(err) {
-			f.s.count.failed.Add(1)
 			f.s.complain("fetch "+p.Base(), err)
 		}
 		finish(err)
