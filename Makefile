@@ -55,7 +55,7 @@ test: build
 	@$(GO) run ./tools/testtrees -keep-going & trees=$$!; \
 	$(GO) test -run '^$$' ./... >/dev/null; \
 	wait $$trees; \
-	STRATA_BIN=$(CURDIR)/bin/strata $(GO) run ./tools/testsum -count=1 $(TESTFLAGS) ./...
+	STRATA_BIN=$(CURDIR)/bin/strata $(GO) run ./tools/testsum -count=1 -timeout 30m $(TESTFLAGS) ./...
 
 demo: build
 	./scripts/demo.sh
@@ -78,7 +78,7 @@ bin/staticcheck: tools/lint/go.mod tools/lint/go.sum
 # Without that setting each process, of which tests start many, waits a second at its end.
 # The stages around builders are not race binaries, which take long to start.
 race: stage
-	STRATA_TEST_NO_SKIP= GORACE=atexit_sleep_ms=0 $(GO) run ./tools/testsum -race -short -tags embed_stage ./...
+	STRATA_TEST_NO_SKIP= GORACE=atexit_sleep_ms=0 $(GO) run ./tools/testsum -race -short -timeout 30m -tags embed_stage ./...
 
 fuzz:
 	FUZZTIME=$(FUZZTIME) ./scripts/fuzz.sh
