@@ -58,6 +58,9 @@ type DB struct {
 	listing listing
 	known   knownIDs
 
+	reserving  lane // guards reserveDue and the file "reserved"
+	reserveDue bool // see reserveLater
+
 	mu     lane // guards what follows
 	cur    *handle
 	closed bool
@@ -75,7 +78,8 @@ func Open(ctx context.Context, dbDir string, o Options) (*DB, error) {
 	db := &DB{
 		dir: dir, file: filepath.Join(dir, "db.sqlite"), o: o, batch: loadBatch, patience: maxPatience,
 		readers: make(lane, maxReaders), writer: make(lane, 1), mu: make(lane, 1),
-		listing: listing{turn: make(lane, 1)},
+		reserving: make(lane, 1),
+		listing:   listing{turn: make(lane, 1)},
 	}
 	if o.NoWAL {
 		db.readers = db.writer
@@ -103,6 +107,7 @@ func Open(ctx context.Context, dbDir string, o Options) (*DB, error) {
 
 // Close gives everything back. No request may be under way.
 func (db *DB) Close() error {
+	db.reserveNow()
 	db.mu.enterAnyway()
 	db.closed = true
 	if db.timer != nil {
@@ -217,6 +222,8 @@ func (db *DB) acquire(ctx context.Context, write bool) (*conn, error) {
 	c, err := db.connect(ctx, write)
 	if err != nil {
 		db.lane(write).leave()
+	} else if write {
+		db.reserveNow()
 	}
 	return c, err
 }

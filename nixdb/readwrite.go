@@ -26,7 +26,6 @@ func (db *DB) openReadWrite(ctx context.Context) (*handle, error) {
 	if err := unix.Access(db.dir, unix.R_OK|unix.W_OK|unix.X_OK); err != nil {
 		return nil, &os.PathError{Op: "Nix database directory is not writable: access", Path: db.dir, Err: err}
 	}
-	db.Reserve()
 	lock, err := flock.Open(filepath.Join(db.dir, "big-lock"))
 	if err != nil {
 		return nil, err
@@ -37,6 +36,7 @@ func (db *DB) openReadWrite(ctx context.Context) (*handle, error) {
 		_ = lock.Close()
 		return nil, err
 	}
+	db.reserveLater()
 	return h, nil
 }
 
@@ -221,12 +221,45 @@ func reserve(name string) {
 	}
 }
 
+// reserveAfter is when a database that was opened has its reserve although nobody has
+// written to it.
+const reserveAfter = time.Second
+
+// reserveLater is Reserve for a database that has just been opened. In memory it takes
+// longer than the opening, and who only reads has no need of it: it is made before the
+// first write, after a while, or when the database is closed.
+func (db *DB) reserveLater() {
+	db.reserving.enterAnyway()
+	defer db.reserving.leave()
+	db.reserveDue = true
+	time.AfterFunc(reserveAfter, db.reserveNow)
+}
+
+// reserveNow makes the reserve that was put off.
+func (db *DB) reserveNow() {
+	db.reserving.enterAnyway()
+	defer db.reserving.leave()
+	if db.reserveDue {
+		db.reserveDue = false
+		reserve(reserved(db.dir))
+	}
+}
+
 // SpendReserve gives the bytes to the disk that are kept for the case that it is
 // full: for whoever is about to make room. Reserve takes them again.
-func (db *DB) SpendReserve() { _ = os.Remove(reserved(db.dir)) }
+func (db *DB) SpendReserve() {
+	db.reserving.enterAnyway()
+	defer db.reserving.leave()
+	db.reserveDue = false
+	_ = os.Remove(reserved(db.dir))
+}
 
 // Reserve keeps some bytes for SpendReserve, as opening the database does.
-func (db *DB) Reserve() { reserve(reserved(db.dir)) }
+func (db *DB) Reserve() {
+	db.reserving.enterAnyway()
+	defer db.reserving.leave()
+	reserve(reserved(db.dir))
+}
 
 // SpendSome gives some of the bytes to the disk that are kept, for a small file that has to be
 // written. The database in dir need not be open.

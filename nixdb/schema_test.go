@@ -140,6 +140,36 @@ func TestFilesOfANewDatabase(t *testing.T) {
 	}
 }
 
+// A collection must have something to give back, however full the disk became by what was
+// written, and must get it back for good.
+func TestReserveIsMadeBeforeTheFirstWriteUnlessItIsSpent(t *testing.T) {
+	const full = 8 << 20
+	size := func(dbDir string) int64 {
+		fi, err := os.Stat(filepath.Join(dbDir, "reserved"))
+		if err != nil {
+			return 0
+		}
+		return fi.Size()
+	}
+	written := t.TempDir()
+	db := open(t, written, nixdb.Options{})
+	register(t, db, info("a"))
+	if n := size(written); n != full {
+		t.Errorf("%d bytes after a write", n)
+	}
+	spent := t.TempDir()
+	db = open(t, spent, nixdb.Options{})
+	db.SpendReserve()
+	register(t, db, info("a"))
+	if n := size(spent); n != 0 {
+		t.Errorf("%d bytes after they were spent", n)
+	}
+	db.Reserve()
+	if n := size(spent); n != full {
+		t.Errorf("%d bytes after they were taken again", n)
+	}
+}
+
 func TestWithoutWriteAheadLog(t *testing.T) {
 	dbDir := t.TempDir()
 	db := open(t, dbDir, nixdb.Options{NoWAL: true, NoSync: true})
