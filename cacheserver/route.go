@@ -29,10 +29,7 @@ func (s *Server) route(path string) (kind string, h handler) {
 	case "healthz":
 		return "healthz", s.health
 	case "metrics":
-		return "metrics", func(w *answerWriter, r *http.Request) error {
-			s.metrics.handler.ServeHTTP(w, r)
-			return nil
-		}
+		return "metrics", s.metrics.answer
 	}
 	dir, rest, inDir := strings.Cut(name, "/")
 	if !inDir {

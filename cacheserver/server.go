@@ -183,7 +183,7 @@ func (s *Server) fail(a *answerWriter, r *http.Request, err error) {
 	case a.broken != nil || r.Context().Err() != nil: // the client's end
 		panic(http.ErrAbortHandler)
 	default:
-		s.metrics.failures.Inc()
+		s.metrics.failed()
 		s.o.Log.Error(r.URL.EscapedPath() + ": " + err.Error())
 		known = &statusError{http.StatusServiceUnavailable, "the store cannot be read at the moment"}
 	}
