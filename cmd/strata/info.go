@@ -2,7 +2,6 @@ package main
 
 import (
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"iter"
@@ -80,21 +79,6 @@ func runInfo(ctx context.Context, g *globals, o infoOptions, args []string) erro
 		}
 		return o.print(ctx, g.out, st, paths)
 	})
-}
-
-// streamInfos prints all infos as they come, in no particular order, so that it does
-// not matter how many there are.
-func streamInfos(ctx context.Context, out *output, dir storepath.Dir, l store.InfoLister) error {
-	pr := &jsonInfos{out: out, dir: dir}
-	for info, err := range l.AllPathInfos(ctx) {
-		if err != nil {
-			return err
-		}
-		if err := pr.print(info.Path, info); err != nil {
-			return err
-		}
-	}
-	return pr.end()
 }
 
 // infoPrinter prints some path infos. Those of JSON may be nil.
@@ -311,76 +295,3 @@ func (b *infoBlocks) print(_ storepath.Path, info *store.PathInfo) error {
 }
 
 func (b *infoBlocks) end() error { return nil }
-
-// infoJSON is a path info in the JSON of `nix path-info --json-format 1`.
-type infoJSON struct {
-	CA               *string           `json:"ca"`
-	ClosureSize      *uint64           `json:"closureSize,omitempty"`
-	Deriver          *string           `json:"deriver"`
-	NarHash          string            `json:"narHash"`
-	NarSize          uint64            `json:"narSize"`
-	References       []string          `json:"references"`
-	RegistrationTime *int64            `json:"registrationTime"`
-	Signatures       []store.Signature `json:"signatures"`
-	StoreDir         storepath.Dir     `json:"storeDir"`
-	Ultimate         bool              `json:"ultimate"`
-	Version          int               `json:"version"`
-}
-
-// jsonInfos prints an object with a member for each path.
-type jsonInfos struct {
-	out      *output
-	dir      storepath.Dir
-	closures map[storepath.Path]uint64
-	begun    bool
-}
-
-func (j *jsonInfos) print(p storepath.Path, info *store.PathInfo) error {
-	var value *infoJSON
-	if info != nil {
-		value = newInfoJSON(j.dir, info)
-		if n, ok := j.closures[p]; ok {
-			value.ClosureSize = &n
-		}
-	}
-	text, err := json.Marshal(value)
-	if err != nil {
-		return err
-	}
-	sep := ","
-	if !j.begun {
-		j.begun, sep = true, "{"
-	}
-	return j.out.printf("%s%q:%s", sep, j.dir.Print(p), text)
-}
-
-func (j *jsonInfos) end() error {
-	if !j.begun {
-		return j.out.println("{}")
-	}
-	return j.out.println("}")
-}
-
-func newInfoJSON(dir storepath.Dir, info *store.PathInfo) *infoJSON {
-	j := &infoJSON{
-		NarHash:    info.NarHash.Text(nixhash.SRI),
-		NarSize:    info.NarSize,
-		References: dir.PrintAll(info.References),
-		Signatures: append([]store.Signature{}, info.Signatures...),
-		StoreDir:   dir,
-		Ultimate:   info.Ultimate,
-		Version:    1,
-	}
-	if !info.CA.IsZero() {
-		ca := info.CA.String()
-		j.CA = &ca
-	}
-	if !info.Deriver.IsZero() {
-		d := dir.Print(info.Deriver)
-		j.Deriver = &d
-	}
-	if info.Registered != 0 {
-		j.RegistrationTime = &info.Registered
-	}
-	return j
-}
