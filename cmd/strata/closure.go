@@ -55,7 +55,7 @@ func runClosure(ctx context.Context, g *globals, o closureOptions, args []string
 
 func (o closureOptions) closure(ctx context.Context, st store.Store, paths []storepath.Path) ([]storepath.Path, error) {
 	if !o.reverse {
-		infos, err := store.Closure(ctx, st, paths)
+		infos, err := closureOf(ctx, st, paths)
 		return pathsOf(infos), err
 	}
 	q, err := store.Need[store.ReferrerQuerier](st, "queryReferrers")

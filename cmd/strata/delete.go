@@ -50,7 +50,7 @@ func runDelete(ctx context.Context, g *globals, o deleteOptions, args []string) 
 			return err
 		}
 		if o.recursive {
-			closure, err := store.Closure(ctx, st, paths)
+			closure, err := closureOf(ctx, st, paths)
 			if err != nil {
 				return err
 			}

@@ -41,11 +41,11 @@ func runDiff(ctx context.Context, g *globals, o diffOptions, args []string) erro
 		return err
 	}
 	return g.with(ctx, func(st store.Store) error {
-		before, err := store.Closure(ctx, st, paths[:1])
+		before, err := closureOf(ctx, st, paths[:1])
 		if err != nil {
 			return err
 		}
-		after, err := store.Closure(ctx, st, paths[1:])
+		after, err := closureOf(ctx, st, paths[1:])
 		if err != nil {
 			return err
 		}

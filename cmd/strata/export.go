@@ -40,7 +40,7 @@ func runExport(ctx context.Context, g *globals, o exportOptions, args []string) 
 	}
 	return g.with(ctx, func(st store.Store) error {
 		if o.closure {
-			infos, err := store.Closure(ctx, st, paths)
+			infos, err := closureOf(ctx, st, paths)
 			if err != nil {
 				return err
 			}

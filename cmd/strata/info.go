@@ -71,7 +71,7 @@ func runInfo(ctx context.Context, g *globals, o infoOptions, args []string) erro
 			return err
 		}
 		if o.recursive && !o.all { // --all is closed under references
-			closure, err := store.Closure(ctx, st, paths)
+			closure, err := closureOf(ctx, st, paths)
 			if err != nil {
 				return err
 			}
@@ -169,7 +169,7 @@ func (o infoOptions) closureSizes(ctx context.Context, st store.Store, paths []s
 	if err != nil {
 		return nil, err
 	}
-	closure, err := store.Closure(ctx, st, valid)
+	closure, err := closureOf(ctx, st, valid)
 	if err != nil {
 		return nil, err
 	}

@@ -100,7 +100,7 @@ func (s *selection) infos(ctx context.Context, st store.Store) ([]*store.PathInf
 		return nil, err
 	}
 	if s.closure {
-		return store.Closure(ctx, st, paths)
+		return closureOf(ctx, st, paths)
 	}
 	infos := make([]*store.PathInfo, 0, len(paths))
 	for q, err := range queryInfos(ctx, st, paths) {

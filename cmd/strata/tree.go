@@ -35,7 +35,7 @@ func runTree(ctx context.Context, g *globals, args []string) error {
 		return err
 	}
 	return g.with(ctx, func(st store.Store) error {
-		infos, err := store.Closure(ctx, st, paths)
+		infos, err := closureOf(ctx, st, paths)
 		if err != nil {
 			return err
 		}

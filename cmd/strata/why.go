@@ -38,7 +38,7 @@ func runWhy(ctx context.Context, g *globals, o whyOptions, args []string) error 
 	}
 	return g.with(ctx, func(st store.Store) error {
 		from, to := paths[0], paths[1]
-		closure, err := store.Closure(ctx, st, []storepath.Path{from})
+		closure, err := closureOf(ctx, st, []storepath.Path{from})
 		if err != nil {
 			return err
 		}
