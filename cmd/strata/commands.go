@@ -3,8 +3,11 @@ package main
 import (
 	"context"
 	"fmt"
+	"slices"
+	"strings"
 
 	"github.com/spf13/cobra"
+	"github.com/spf13/pflag"
 
 	"github.com/strata-nix/strata/internal/suggest"
 )
@@ -17,60 +20,96 @@ const (
 	groupClean = "clean"
 )
 
-// commands are all there are, but those for the shell and for packagers.
-var commands = []struct {
-	group string
-	make  func(*globals) *cobra.Command
-}{
-	{groupServe, newUpCommand},
-	{groupServe, newDownCommand},
-	{groupServe, newRunCommand},
-	{groupServe, newStatusCommand},
-	{groupServe, newRefreshCommand},
-	{groupServe, newPivotCommand},
-	{groupServe, newDaemonCommand},
-	{groupServe, newServeCommand},
-	{groupServe, newLazyCommand},
-	{groupServe, newPingCommand},
-
-	{groupRead, newCatCommand},
-	{groupRead, newLsCommand},
-	{groupRead, newInfoCommand},
-	{groupRead, newClosureCommand},
-	{groupRead, newTreeCommand},
-	{groupRead, newWhyCommand},
-	{groupRead, newDiffCommand},
-	{groupRead, newLogCommand},
-	{groupRead, newVerifySigsCommand},
-	{groupRead, newDumpCommand},
-	{groupRead, newExportCommand},
-	{groupRead, newDumpDBCommand},
-
-	{groupWrite, newAddCommand},
-	{groupWrite, newBuildCommand},
-	{groupWrite, newCopyCommand},
-	{groupWrite, newPushCommand},
-	{groupWrite, newCommitCommand},
-	{groupWrite, newMergeCommand},
-	{groupWrite, newSignCommand},
-	{groupWrite, newKeyCommand},
-	{groupWrite, newRestoreCommand},
-	{groupWrite, newImportCommand},
-	{groupWrite, newLoadDBCommand},
-
-	{groupClean, newCheckCommand},
-	{groupClean, newAddRootCommand},
-	{groupClean, newDeleteCommand},
-	{groupClean, newGCCommand},
-	{groupClean, newWhyAliveCommand},
-	{groupClean, newOptimiseCommand},
-	{groupClean, newLeaseCommand},
-
-	{"", newVersionCommand},
-	{"", newManCommand},
+// command is a row of the table.
+type command struct {
+	group, name string
+	make        func(*globals) *cobra.Command
 }
 
-func newRootCommand(g *globals) *cobra.Command {
+// commands are all there are, but those for the shell and for packagers.
+var commands = []command{
+	{groupServe, "up", newUpCommand},
+	{groupServe, "down", newDownCommand},
+	{groupServe, "run", newRunCommand},
+	{groupServe, "status", newStatusCommand},
+	{groupServe, "refresh", newRefreshCommand},
+	{groupServe, "pivot", newPivotCommand},
+	{groupServe, "daemon", newDaemonCommand},
+	{groupServe, "serve", newServeCommand},
+	{groupServe, "lazy", newLazyCommand},
+	{groupServe, "ping", newPingCommand},
+
+	{groupRead, "cat", newCatCommand},
+	{groupRead, "ls", newLsCommand},
+	{groupRead, "info", newInfoCommand},
+	{groupRead, "closure", newClosureCommand},
+	{groupRead, "tree", newTreeCommand},
+	{groupRead, "why", newWhyCommand},
+	{groupRead, "diff", newDiffCommand},
+	{groupRead, "log", newLogCommand},
+	{groupRead, "verify-sigs", newVerifySigsCommand},
+	{groupRead, "dump", newDumpCommand},
+	{groupRead, "export", newExportCommand},
+	{groupRead, "dump-db", newDumpDBCommand},
+
+	{groupWrite, "add", newAddCommand},
+	{groupWrite, "build", newBuildCommand},
+	{groupWrite, "copy", newCopyCommand},
+	{groupWrite, "push", newPushCommand},
+	{groupWrite, "commit", newCommitCommand},
+	{groupWrite, "merge", newMergeCommand},
+	{groupWrite, "sign", newSignCommand},
+	{groupWrite, "key", newKeyCommand},
+	{groupWrite, "restore", newRestoreCommand},
+	{groupWrite, "import", newImportCommand},
+	{groupWrite, "load-db", newLoadDBCommand},
+
+	{groupClean, "check", newCheckCommand},
+	{groupClean, "add-root", newAddRootCommand},
+	{groupClean, "delete", newDeleteCommand},
+	{groupClean, "gc", newGCCommand},
+	{groupClean, "why-alive", newWhyAliveCommand},
+	{groupClean, "optimise", newOptimiseCommand},
+	{groupClean, "lease", newLeaseCommand},
+
+	{"", "version", newVersionCommand},
+	{"", manCommand, newManCommand},
+}
+
+// named gives the command that args name, alone, as to make them all takes longer than
+// some of them do; or all, if it is none of them, is to do with all, or is not to be found.
+func named(flags *pflag.FlagSet, args []string) []command {
+	name := firstNoFlag(flags, args)
+	if i := slices.IndexFunc(commands, func(c command) bool { return c.name == name }); i >= 0 && name != manCommand {
+		return commands[i : i+1]
+	}
+	return commands
+}
+
+// firstNoFlag gives the first of args that is neither one of the long flags nor the value
+// of one, "" if something else comes before it.
+func firstNoFlag(flags *pflag.FlagSet, args []string) string {
+	for i := 0; i < len(args); i++ {
+		if !strings.HasPrefix(args[i], "-") {
+			return args[i]
+		}
+		name, _, valued := strings.Cut(strings.TrimPrefix(args[i], "--"), "=")
+		f := flags.Lookup(name)
+		if f == nil || !strings.HasPrefix(args[i], "--") {
+			return ""
+		}
+		if !valued && f.NoOptDefVal == "" {
+			i++ // is its value
+		}
+	}
+	return ""
+}
+
+// manCommand describes all the others.
+const manCommand = "man"
+
+// newRootCommand makes the commands that args may mean.
+func newRootCommand(g *globals, args []string) *cobra.Command {
 	root := &cobra.Command{
 		Use:           "strata",
 		Short:         "Layered Nix stores",
@@ -100,7 +139,7 @@ func newRootCommand(g *globals) *cobra.Command {
 		&cobra.Group{ID: groupWrite, Title: "Writing:"},
 		&cobra.Group{ID: groupClean, Title: "Keeping and deleting:"},
 	)
-	for _, c := range commands {
+	for _, c := range named(root.PersistentFlags(), args) {
 		cmd := c.make(g)
 		cmd.GroupID = c.group
 		root.AddCommand(cmd)

@@ -69,7 +69,7 @@ func execute(ctx context.Context, g *globals, argv []string) error {
 	if err != nil {
 		return err
 	}
-	root := newRootCommand(g)
+	root := newRootCommand(g, args)
 	root.SetArgs(args)
 	return root.ExecuteContext(ctx)
 }

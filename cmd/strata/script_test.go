@@ -85,7 +85,7 @@ func setBase(ts *testscript.TestScript, neg bool, args []string) {
 }
 
 func TestScriptsCoverAllCommands(t *testing.T) {
-	for _, c := range newRootCommand(&globals{out: newOutput(os.Stdout), stderr: os.Stderr}).Commands() {
+	for _, c := range newRootCommand(&globals{out: newOutput(os.Stdout), stderr: os.Stderr}, nil).Commands() {
 		found := false
 		files, err := filepath.Glob(filepath.Join("testdata", "script", "*.txtar"))
 		if err != nil {
