@@ -161,7 +161,7 @@ func (e *eviction) take(ctx context.Context, c *Cache, some []held, want *int64)
 		c.o.Log.Warn(fmt.Sprintf("evicting from '%s': %v", c.o.Dir, err))
 		err = nil
 	}
-	return errors.Join(err, e.c.gone(gone))
+	return err
 }
 
 // asked tells whether somebody has said what is to go.
@@ -320,7 +320,8 @@ func (c *Cache) takeAway(ctx context.Context, going []held, out *Evicted) (gone 
 			gone = append(gone, h)
 		}
 	}
-	if err := c.putBack(trash, back); err != nil {
+	// It is noted while the trash is still there: if this process is killed, whoever finds it counts anew.
+	if err := errors.Join(c.putBack(trash, back), c.gone(gone)); err != nil {
 		return gone, err
 	}
 	for _, h := range gone {
@@ -331,7 +332,9 @@ func (c *Cache) takeAway(ctx context.Context, going []held, out *Evicted) (gone 
 		}
 		crashpoint.Reached("lazy: info removed")
 	}
-	return gone, c.removeObjects(context.WithoutCancel(ctx), trash)
+	err = c.removeObjects(context.WithoutCancel(ctx), trash)
+	crashpoint.Reached("lazy: evicted objects removed")
+	return gone, err
 }
 
 // discard takes an object away that is not what it should be, whoever uses it.

@@ -136,7 +136,10 @@ func whole(t *testing.T, in string) {
 	if _, err := c.Evict(t.Context(), lazy.EvictOptions{}); err != nil { // removes what is left over
 		t.Error(err)
 	}
-	here(t, c)
+	all := here(t, c)
+	if u, err := c.Usage(t.Context()); err != nil || u.Objects != int64(len(all)) {
+		t.Errorf("%d objects are here, and counted are %+v, %v", len(all), u, err)
+	}
 	for _, d := range []string{"tmp", "users"} {
 		entries, err := os.ReadDir(filepath.Join(c.Dir(), d))
 		if err != nil || len(entries) > 0 {
