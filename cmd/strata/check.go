@@ -135,11 +135,15 @@ func (o *checkOptions) checkStack(ctx context.Context, g *globals) (err error) {
 			return err
 		}
 	case o.file != "" || o.upper != "":
+		cfg, err := o.configDown()
+		if err != nil {
+			return err
+		}
 		if entered, err := privately(ctx); entered || err != nil {
 			return err
 		}
-		up, name, err = o.openDown(ctx, g)
-		if err != nil {
+		name = cfg.Name
+		if up, err = o.openDown(ctx, g, cfg); err != nil {
 			return err
 		}
 	default:
@@ -150,20 +154,16 @@ func (o *checkOptions) checkStack(ctx context.Context, g *globals) (err error) {
 	return o.print(g, name, report, err)
 }
 
-// openDown opens the stack that a strata.toml describes, or what its upper was made for.
-func (o *checkOptions) openDown(ctx context.Context, g *globals) (*stack.CheckUp, string, error) {
-	cfg, err := o.configDown()
-	if err != nil {
-		return nil, "", err
-	}
+// openDown opens the layers of a stack that is down.
+func (o *checkOptions) openDown(ctx context.Context, g *globals, cfg stack.Config) (*stack.CheckUp, error) {
 	parts, err := o.parts(g, cfg.Settings, cfg.StoreDir)
 	if err != nil {
-		return nil, "", err
+		return nil, err
 	}
-	up, err := cfg.OpenToCheck(ctx, parts)
-	return up, cfg.Name, err
+	return cfg.OpenToCheck(ctx, parts)
 }
 
+// configDown describes a stack that is down: its strata.toml, or what its upper was made for.
 func (o *checkOptions) configDown() (stack.Config, error) {
 	if o.file == "" {
 		p := pivotOptions{stackSelection: o.stackSelection}

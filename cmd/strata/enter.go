@@ -5,10 +5,12 @@ import (
 	"fmt"
 	"os"
 	"os/exec"
+	"syscall"
 
 	"golang.org/x/sys/unix"
 
 	"github.com/strata-nix/strata/internal/mount"
+	"github.com/strata-nix/strata/internal/userns"
 	"github.com/strata-nix/strata/stack"
 )
 
@@ -37,12 +39,23 @@ func enterStack(ctx context.Context, r *stack.Run) (bool, error) {
 }
 
 // privately runs the command once more in a mount namespace of its own, so that nothing stays
-// mounted however it ends. It tells whether there was such a child, and how it ended.
+// mounted however it ends; that of a user namespace if this user may not mount. It tells whether
+// there was such a child, and how it ended.
 func privately(ctx context.Context) (bool, error) {
 	if os.Getenv(enteredEnv) != "" {
 		return false, nil
 	}
-	return true, runAgain(ctx, "unshare", []string{"--mount", "--propagation=private", "--"})
+	cmd := exec.Command("/proc/self/exe", os.Args[1:]...)
+	if mayMount() {
+		cmd.SysProcAttr = &syscall.SysProcAttr{Unshareflags: unix.CLONE_NEWNS}
+	} else {
+		if err := userns.Available(); err != nil {
+			return true, fmt.Errorf("mounting needs root, or a user namespace: %w", err)
+		}
+		cmd = userns.Self(context.WithoutCancel(ctx), os.Args[1:]...)
+	}
+	cmd.Args[0] = os.Args[0]
+	return true, runEntered(ctx, cmd)
 }
 
 // runAgain runs this program with the same arguments under another one. It is named
@@ -57,7 +70,12 @@ func runAgain(ctx context.Context, under string, args []string) error {
 	args = append(args, fmt.Sprintf("/proc/self/fd/%d", selfFD))
 	cmd := exec.Command(under, append(args, os.Args[1:]...)...)
 	cmd.ExtraFiles = []*os.File{self} // selfFD
-	cmd.Env = append(os.Environ(), enteredEnv+"=1")
+	return runEntered(ctx, cmd)
+}
+
+// runEntered runs this program in its other place.
+func runEntered(ctx context.Context, cmd *exec.Cmd) error {
+	cmd.Env = append(os.Environ(), enteredEnv+"=1", stack.RuntimeEnv+"="+stack.RuntimeDir())
 	cmd.Stdin, cmd.Stdout, cmd.Stderr = os.Stdin, os.Stdout, os.Stderr
 	if err := cmd.Start(); err != nil {
 		return err
