@@ -216,6 +216,10 @@ func TestMoreConnectionsThanAllowedWait(t *testing.T) {
 		t.Error("a third connection is served")
 	default:
 	}
+	// Before it has come to that, a place that becomes free is taken without a word.
+	for !strings.Contains(r.log.String(), "the limit of connections is reached") {
+		time.Sleep(time.Millisecond)
+	}
 	first.Close()
 	<-r.working
 	if line, err := bufio.NewReader(third).ReadString('\n'); line != "done\n" || err != nil {
