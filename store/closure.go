@@ -2,33 +2,71 @@ package store
 
 import (
 	"context"
+	"errors"
 	"fmt"
 
 	"github.com/strata-nix/strata/storepath"
 )
 
+// ClosureQuerier is a store that finds closures by itself: one that is far away, say.
+type ClosureQuerier interface {
+	// QueryClosure gives the infos of paths and of everything that they reach through references, in no
+	// particular order. An [InvalidPathError] names a path that is not valid; [ErrUnsupported] says that it
+	// has to be found out by asking for infos.
+	QueryClosure(ctx context.Context, paths []storepath.Path) ([]*PathInfo, error)
+}
+
 // Closure gives the infos of paths and of everything that they reach through
-// references, references first. It asks once per level of the graph. All of it
-// must be valid: an [InvalidPathError] names the path that is not.
+// references, references first. It asks once per level of the graph, or once if the store
+// is a [ClosureQuerier]. All of it must be valid: an [InvalidPathError] names the path that is not.
 func Closure(ctx context.Context, s Store, paths []storepath.Path) ([]*PathInfo, error) {
-	seen := storepath.Set{}
-	var all []*PathInfo
-	for level := unseen(seen, nil, paths); len(level) > 0; {
-		infos, err := s.PathInfos(ctx, level)
-		if err != nil {
+	if q, ok := s.(ClosureQuerier); ok {
+		all, err := q.QueryClosure(ctx, paths)
+		if err == nil {
+			return SortByReferences(s.Dir(), all)
+		}
+		if !errors.Is(err, ErrUnsupported) {
 			return nil, err
 		}
-		var next []storepath.Path
-		for i, info := range infos {
-			if info == nil {
-				return nil, &InvalidPathError{Path: s.Dir().Print(level[i])}
-			}
-			next = unseen(seen, next, info.References)
-		}
+	}
+	var all []*PathInfo
+	err := WalkClosure(ctx, s, paths, 0, func(_ []storepath.Path, infos []*PathInfo) error {
 		all = append(all, infos...)
-		level = next
+		return nil
+	})
+	if err != nil {
+		return nil, err
 	}
 	return SortByReferences(s.Dir(), all)
+}
+
+// WalkClosure calls found for paths and for everything that they reach through references, each path
+// once, with their infos, at most atOnce of them at a time; 0 is a whole level of the graph. After a path that
+// is not valid, whose info is nil, it ends with an [InvalidPathError].
+func WalkClosure(ctx context.Context, s Store, paths []storepath.Path, atOnce int, found func([]storepath.Path, []*PathInfo) error) error {
+	seen := storepath.Set{}
+	for waiting := unseen(seen, nil, paths); len(waiting) > 0; {
+		n := len(waiting)
+		if atOnce > 0 {
+			n = min(n, atOnce)
+		}
+		asked := waiting[:n]
+		waiting = waiting[n:]
+		infos, err := s.PathInfos(ctx, asked)
+		if err != nil {
+			return err
+		}
+		if err := found(asked, infos); err != nil {
+			return err
+		}
+		for i, info := range infos {
+			if info == nil {
+				return &InvalidPathError{Path: s.Dir().Print(asked[i])}
+			}
+			waiting = unseen(seen, waiting, info.References)
+		}
+	}
+	return nil
 }
 
 // ReferrerClosure gives paths and everything that reaches them through

@@ -105,6 +105,57 @@ func TestClosureNamesWhatIsNotValid(t *testing.T) {
 	}
 }
 
+// far is a graph that finds closures by itself, if err allows.
+type far struct {
+	*graph
+	err error
+}
+
+func (f *far) QueryClosure(_ context.Context, paths []storepath.Path) (all []*PathInfo, _ error) {
+	if f.err != nil {
+		return nil, f.err
+	}
+	for _, info := range f.infos {
+		all = append(all, info)
+	}
+	return all, nil
+}
+
+func TestClosureOfAClosureQuerier(t *testing.T) {
+	lost := errors.New("lost")
+	for _, test := range []struct {
+		err, want error
+		queries   int
+	}{{nil, nil, 0}, {&UnsupportedError{Op: "closure"}, nil, 3}, {lost, lost, 0}} {
+		f := &far{newGraph(t, "a: b", "b: c", "c:"), test.err}
+		infos, err := Closure(t.Context(), f, []storepath.Path{node(t, "a")})
+		if err != test.want || err == nil && names(infos) != "c b a" || f.queries != test.queries {
+			t.Errorf("%v: %q, %v after %d queries", test.err, names(infos), err, f.queries)
+		}
+	}
+}
+
+func TestWalkClosureInPieces(t *testing.T) {
+	g := newGraph(t, "a: b c d e", "b: c", "c: gone", "d:", "e:")
+	var got []string
+	err := WalkClosure(t.Context(), g, []storepath.Path{node(t, "a")}, 2, func(asked []storepath.Path, infos []*PathInfo) error {
+		var s []string
+		for i, p := range asked {
+			s = append(s, fmt.Sprint(p.Name(), infos[i] != nil))
+		}
+		got = append(got, strings.Join(s, " "))
+		return nil
+	})
+	if fmt.Sprint(got) != "[atrue btrue ctrue dtrue etrue gonefalse]" || !errors.Is(err, ErrNotValid) {
+		t.Errorf("%q, %v", got, err)
+	}
+	full := errors.New("full")
+	err = WalkClosure(t.Context(), g, []storepath.Path{node(t, "a")}, 1, func([]storepath.Path, []*PathInfo) error { return full })
+	if err != full {
+		t.Errorf("%v", err)
+	}
+}
+
 func TestReferrerClosure(t *testing.T) {
 	g := newGraph(t, "a: b c", "b: d", "c: d", "d: d", "other:")
 	paths, err := ReferrerClosure(t.Context(), g, []storepath.Path{node(t, "d")})

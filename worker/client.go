@@ -131,7 +131,8 @@ func (c *Client) with(ctx context.Context, number uint64, f func(*conn) error) e
 // hung up before it heard the request. That happens after it was started anew,
 // and when it gave up on the connection after the last answer.
 func (c *Client) attempt(ctx context.Context, number uint64, f func(*conn) error) (stale bool, err error) {
-	if o := opByNumber(number); c.proto < o.since {
+	o := opByNumber(number)
+	if c.proto < o.since {
 		return false, c.tooOld(o.name, o.since)
 	}
 	k, err := c.pool.get(ctx)
@@ -139,6 +140,9 @@ func (c *Client) attempt(ctx context.Context, number uint64, f func(*conn) error
 		return false, err
 	}
 	defer c.pool.put(k)
+	if !o.among(k.features) {
+		return false, &store.UnsupportedError{Op: o.name, Store: c.o.URI, Why: "the daemon does not know '" + o.feature + "'"}
+	}
 	heard := k.in.Offset()
 	err = k.during(ctx, func() error { return f(k) })
 	stale = k.used && k.bad() && k.in.Offset() == heard && ctx.Err() == nil

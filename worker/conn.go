@@ -25,11 +25,13 @@ type conn struct {
 	in     *decoder
 	out    *encoder
 	server string // version text
-	trust  store.Trust
-	legacy LegacyVersion // of a LegacyClient
-	born   time.Time
-	broken bool // not at the start of a conversation
-	used   bool // has served a request
+	// features are those that both sides know.
+	features []string
+	trust    store.Trust
+	legacy   LegacyVersion // of a LegacyClient
+	born     time.Time
+	broken   bool // not at the start of a conversation
+	used     bool // has served a request
 }
 
 // bad tells that the connection cannot be used again.
@@ -129,11 +131,11 @@ func (k *conn) greet(ctx context.Context, latest Version) error {
 	}
 	k.in.version, k.out.version = v, v
 	if v >= v1+38 {
-		k.out.Strings(nil)
+		k.out.Strings(features)
 		if err := k.out.Flush(); err != nil {
 			return err
 		}
-		k.in.features()
+		k.features = k.in.features()
 	}
 	k.out.Uint64(0) // which CPU to run on; obsolete
 	k.out.Uint64(0) // whether to reserve space; obsolete

@@ -55,6 +55,17 @@ var conversations = []struct {
 	{"QueryPathInfo", func(ctx context.Context, c *Client, w *world) (any, error) {
 		return c.PathInfos(ctx, []storepath.Path{w.user, w.missing, w.out})
 	}},
+	{"QueryClosure", func(ctx context.Context, c *Client, w *world) (any, error) {
+		infos, err := c.QueryClosure(ctx, []storepath.Path{w.user, w.out})
+		if errors.Is(err, store.ErrUnsupported) {
+			return nil, err
+		}
+		var missing *store.InvalidPathError
+		if _, err := c.QueryClosure(ctx, []storepath.Path{w.hello, w.missing}); !errors.As(err, &missing) {
+			return nil, err
+		}
+		return []any{infos, missing}, err
+	}},
 	{"QueryAllValidPaths", func(ctx context.Context, c *Client, _ *world) (any, error) {
 		var all []storepath.Path
 		for p, err := range c.AllPaths(ctx) {

@@ -18,6 +18,9 @@
 // instead of an end, an error. All integers have 64 bits, little-endian; see
 // package wire.
 //
+// One operation is our own: QueryClosure, an extension that is used only when both
+// sides know it (doc/formats/worker-closure.md).
+//
 // # What will bite
 //
 //   - Requests may come before earlier ones are answered. What has been answered

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"slices"
 
 	"github.com/strata-nix/strata/store"
 	"github.com/strata-nix/strata/wire"
@@ -29,8 +30,8 @@ func (s *session) greet(ctx context.Context) error {
 		return fmt.Errorf("%w: %w", ErrTooOld, err)
 	}
 	if s.out.version >= v1+38 {
-		s.in.features()
-		s.out.Strings(nil) // there are none yet that we know
+		s.features = s.in.features()
+		s.out.Strings(features)
 	}
 	if s.in.Bool() {
 		s.in.Uint64() // which CPU to run on; obsolete
@@ -72,18 +73,30 @@ func (s *session) trust(ctx context.Context) store.Trust {
 	return trust
 }
 
-// features reads which extensions the other side knows.
-func (d *decoder) features() {
+// features are the extensions that we know.
+var features = []string{featureClosure}
+
+// features reads which extensions the other side knows, and gives those that both do.
+func (d *decoder) features() (both []string) {
 	n := d.Count()
 	if n > maxFeatures {
 		d.Fail(fmt.Errorf("%w: %d features", wire.ErrFormat, n))
 	}
 	for range n {
-		d.TextMax(maxPath)
+		f := d.TextMax(maxPath)
 		if d.Err() != nil {
-			return
+			return nil
+		}
+		if slices.Contains(features, f) {
+			both = append(both, f)
 		}
 	}
+	return both
+}
+
+// among tells whether an operation can be asked for when both sides know these extensions.
+func (o *op) among(features []string) bool {
+	return o.feature == "" || slices.Contains(features, o.feature)
 }
 
 // notJustEOF is for a connection that ends where it should go on.

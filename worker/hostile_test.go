@@ -219,6 +219,7 @@ func TestLies(t *testing.T) {
 		"unknown operation":     {func(s *script) { s.Uint64(999) }, "invalid operation 999", false},
 		"operation zero":        {func(s *script) { s.Uint64(0) }, "invalid operation 0", false},
 		"removed operation":     {func(s *script) { s.Uint64(opExportPath); s.path(w.hello); s.Uint64(0) }, "invalid operation 16", false},
+		"extension":             {func(s *script) { s.Uint64(opQueryClosure); s.paths(nil) }, "invalid operation 1392508929", false},
 		"path of a terabyte":    {func(s *script) { s.Uint64(opIsValidPath); s.Uint64(1 << 40) }, "string of 1099511627776 bytes", false},
 		"path without store":    {func(s *script) { s.Uint64(opIsValidPath); s.Text("/etc/passwd") }, "is not in the Nix store", true},
 		"path upwards":          {func(s *script) { s.Uint64(opQueryPathInfo); s.Text("/nix/store/../../etc") }, "is not in the Nix store", true},

@@ -14,6 +14,8 @@ type op struct {
 	since Version
 	// obsolete: no client that speaks Latest asks for it.
 	obsolete bool
+	// feature is the extension that has it, "" if it is not one of these.
+	feature string
 	// serve reads the request, performs it and answers; see session. nil: nobody
 	// has it any more.
 	serve func(context.Context, *session) error
@@ -65,6 +67,9 @@ const (
 	opAddBuildLog                 = 45
 	opBuildPathsWithResults       = 46
 	opAddPermRoot                 = 47
+
+	// Those of our own extensions, far from all others.
+	opQueryClosure = 0x53_00_00_01
 )
 
 // ops is the table of everything.
@@ -113,6 +118,7 @@ var ops = []op{
 	{number: opAddBuildLog, name: "AddBuildLog", since: v1 + 32, serve: serveAddBuildLog},
 	{number: opBuildPathsWithResults, name: "BuildPathsWithResults", since: v1 + 34, serve: serveBuildPathsWithResults},
 	{number: opAddPermRoot, name: "AddPermRoot", since: v1 + 36, serve: serveAddPermRoot},
+	{number: opQueryClosure, name: "QueryClosure", since: v1 + 38, feature: featureClosure, serve: serveQueryClosure},
 }
 
 // errUnknownOp has the words of stock daemons.
@@ -120,7 +126,7 @@ var errUnknownOp = errors.New("invalid operation")
 
 // byNumber is ops by number, filled at start-up because the functions in ops lead
 // back here.
-var byNumber [opAddPermRoot + 1]*op
+var byNumber = map[uint64]*op{}
 
 func init() {
 	for i := range ops {
@@ -129,12 +135,7 @@ func init() {
 }
 
 // opByNumber gives nil for what never was an operation.
-func opByNumber(n uint64) *op {
-	if n < uint64(len(byNumber)) {
-		return byNumber[n]
-	}
-	return nil
-}
+func opByNumber(n uint64) *op { return byNumber[n] }
 
 func opName(n uint64) string {
 	if o := opByNumber(n); o != nil {

@@ -113,6 +113,8 @@ type session struct {
 	out    *encoder
 	tunnel *tunnel
 
+	features []string // that both sides know
+
 	view  store.Store     // the store, with the settings that the client chose
 	roots store.TempRoots // nil as long as there are none
 
@@ -207,7 +209,7 @@ func (s *session) perform(ctx context.Context, number uint64) (err error) {
 		}
 	}()
 	o := opByNumber(number)
-	if o == nil || o.serve == nil {
+	if o == nil || o.serve == nil || !o.among(s.features) {
 		return fmt.Errorf("%w %d", errUnknownOp, number)
 	}
 	return o.serve(ctx, s)
