@@ -5,8 +5,10 @@ import (
 	"os"
 	"os/user"
 	"path/filepath"
+	"strconv"
 	"strings"
 
+	"github.com/strata-nix/strata/internal/userns"
 	"github.com/strata-nix/strata/lease"
 	"github.com/strata-nix/strata/nixhash"
 )
@@ -41,10 +43,10 @@ func hostname() string {
 }
 
 // holder says in words who has the leases and roots of this stack. It stays the same
-// as long as the stack does.
+// as long as the stack does, within the user namespace of an ordinary user's and outside of it.
 func (c *Config) holder() string {
 	who := ""
-	if u, err := user.Current(); err == nil {
+	if u, err := user.LookupId(strconv.Itoa(userns.OuterUID(os.Geteuid()))); err == nil {
 		who = u.Username + "@"
 	}
 	return who + hostname() + ":" + c.Upper.Dir

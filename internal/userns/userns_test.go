@@ -4,6 +4,7 @@ import (
 	"errors"
 	"os"
 	"path/filepath"
+	"strconv"
 	"strings"
 	"syscall"
 	"testing"
@@ -35,7 +36,7 @@ func child() int {
 		return 1
 	}
 	b, _ := os.ReadFile("/proc/self/setgroups")
-	os.Stdout.Write(b)
+	os.Stdout.WriteString(strings.TrimSpace(string(b)) + " " + strconv.Itoa(OuterUID(0)))
 	info, _ := os.ReadFile("/proc/self/mountinfo")
 	for line := range strings.Lines(string(info)) {
 		head, _, _ := strings.Cut(line, " - ")
@@ -58,11 +59,30 @@ func TestCommandIsRootInPrivateMounts(t *testing.T) {
 	if err != nil {
 		t.Fatalf("%v: %s", err, out)
 	}
-	if got := strings.TrimSpace(string(out)); got != "deny" {
-		t.Errorf("setgroups is %q, want deny", got)
+	if got, want := string(out), "deny "+strconv.Itoa(os.Geteuid()); got != want {
+		t.Errorf("setgroups and who root is outside: %q, want %q", got, want)
 	}
 	if _, err := os.Stat(filepath.Join(dir, "inside")); !errors.Is(err, os.ErrNotExist) {
 		t.Errorf("the child's mount is visible outside: %v", err)
+	}
+}
+
+func TestOuterUID(t *testing.T) {
+	for _, tt := range []struct {
+		text     string
+		id, want int
+	}{
+		{"         0          0 4294967295\n", 7, 7},
+		{"0 65534 1\n", 0, 65534},
+		{"0 1000 1\n1 100000 65536\n", 5, 100004},
+		{"0 1000 1\n1 100000 65536\n", 70000, 70000},
+		{"", 3, 3},
+		{"0 x 1\n", 0, 0},
+		{"0 5\n", 0, 0},
+	} {
+		if got := outer(tt.text, tt.id); got != tt.want {
+			t.Errorf("%q: %d is %d, want %d", tt.text, tt.id, got, tt.want)
+		}
 	}
 }
 
