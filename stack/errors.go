@@ -14,6 +14,8 @@ var (
 	ErrNotUp = errors.New("is not up")
 	// ErrInUse: another process has the upper.
 	ErrInUse = errors.New("is in use")
+	// ErrNoUpper: nothing was ever written where the upper should be.
+	ErrNoUpper = errors.New("there is no upper")
 	// ErrLower: a lower is not there, or not what it should be.
 	ErrLower = errors.New("lower store cannot be used")
 )

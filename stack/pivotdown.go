@@ -5,7 +5,10 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io/fs"
 	"log/slog"
+	"os"
+	"path/filepath"
 	"slices"
 
 	"github.com/strata-nix/strata/pivot"
@@ -13,8 +16,11 @@ import (
 
 // MoveUpper moves the upper of a stack that is not up to other lowers: those of the options, or
 // else those of the configuration, which must be resolved already. [ErrInUse] says that the stack is up, see
-// [Run.Pivot].
+// [Run.Pivot], and [ErrNoUpper] that there is nothing to be moved.
 func MoveUpper(ctx context.Context, cfg Config, parts Parts, o PivotOptions) (res *PivotResult, err error) {
+	if _, err := os.Stat(filepath.Join(cfg.Upper.State, "db/db.sqlite")); errors.Is(err, fs.ErrNotExist) && cfg.Upper.Tmpfs == 0 {
+		return nil, fmt.Errorf("%w in '%s'", ErrNoUpper, cfg.Upper.Dir)
+	}
 	if len(o.Lowers) > 0 {
 		r := resolver{dir: "/"}
 		cfg.Lowers = r.lowers(slices.Clone(o.Lowers), cfg.Upper.Dir)

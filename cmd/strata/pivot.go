@@ -230,7 +230,7 @@ func pivotDown(ctx context.Context, g *globals, o pivotOptions, cfg stack.Config
 
 // noPivot makes the error one about something that is not there.
 func noPivot(err error) error {
-	if errors.Is(err, pivot.ErrNoJob) {
+	if errors.Is(err, pivot.ErrNoJob) || errors.Is(err, stack.ErrNoUpper) {
 		return &absentError{err.Error()}
 	}
 	return err
