@@ -122,7 +122,7 @@ func (c Config) Resolve(dir string) (Config, error) {
 	c.Mount = r.path("mount", c.Mount, filepath.Join(c.Root, string(c.StoreDir)))
 	c.Socket = r.path("socket", c.Socket, c.defaultSocket())
 	if c.Name == "" && c.Upper.Dir != "" {
-		c.Name = filepath.Base(c.Upper.Dir)
+		c.Name = nameFrom(filepath.Base(c.Upper.Dir), "stack")
 	}
 	if c.Upper.Dir != "" && !validName(c.Name) {
 		r.fail("name", "'%.80s' cannot name a stack: use up to %d letters, digits, '-', '_' and '.', not first", c.Name, maxName)
@@ -228,13 +228,29 @@ func validName(s string) bool {
 		return false
 	}
 	for _, c := range []byte(s) {
-		switch {
-		case c >= 'a' && c <= 'z', c >= 'A' && c <= 'Z', c >= '0' && c <= '9', c == '-', c == '_', c == '.':
-		default:
+		if !nameByte(c) {
 			return false
 		}
 	}
 	return true
+}
+
+func nameByte(c byte) bool {
+	return c >= 'a' && c <= 'z' || c >= 'A' && c <= 'Z' || c >= '0' && c <= '9' || c == '-' || c == '_' || c == '.'
+}
+
+// nameFrom makes a name of a file's, with a dash for whatever cannot be in one.
+func nameFrom(file, otherwise string) string {
+	name := []byte(file[:min(len(file), maxName)])
+	for i, c := range name {
+		if !nameByte(c) {
+			name[i] = '-'
+		}
+	}
+	if s := strings.TrimLeft(string(name), "-."); s != "" {
+		return s
+	}
+	return otherwise
 }
 
 // freeName makes a name that nobody has.

@@ -61,6 +61,18 @@ func TestResolveElsewhere(t *testing.T) {
 	}
 }
 
+func TestNamesFromFiles(t *testing.T) {
+	for file, want := range map[string]string{
+		"dev": "dev", "dev.2": "dev.2", "my dev": "my-dev", ".dev": "dev", "-": "stack", "ü": "stack",
+		"a\nb": "a-b", strings.Repeat("x", 100): strings.Repeat("x", maxName), "...": "stack", "x.": "x.",
+	} {
+		c, err := Config{Upper: Upper{Dir: "/u/" + file}, Lowers: []Lower{{Path: "/l/my base.erofs"}, {Path: "/"}, {Path: "/l/base"}}}.Resolve("/")
+		if err != nil || c.Name != want || c.Lowers[0].Name != "my-base" || c.Lowers[1].Name != "lower" || c.Lowers[2].Name != "base" {
+			t.Errorf("%q: %q, %+v, %v", file, c.Name, c.Lowers, err)
+		}
+	}
+}
+
 func TestResolveTellsAllMistakes(t *testing.T) {
 	_, err := Config{
 		Name: "a/b", Upper: Upper{Dir: "/u"}, WaitForLowers: -1, Mount: "x\x00y",

@@ -109,10 +109,7 @@ func (l *Lower) defaultName() string {
 	} else if dir := l.Store.Param("root"); dir != "" {
 		name = filepath.Base(dir)
 	}
-	if !validName(name) {
-		return "lower"
-	}
-	return name
+	return nameFrom(name, "lower")
 }
 
 // String is what the lower was given as, for messages.
