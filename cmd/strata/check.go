@@ -147,7 +147,7 @@ func (o *checkOptions) checkStack(ctx context.Context, g *globals) (err error) {
 			return err
 		}
 	default:
-		return &absentError{"the stack is not up; give its strata.toml with -c or its upper to have it checked all the same"}
+		return &absentError{fmt.Sprintf("stack '%s' is not up; give its strata.toml with -c or its upper with --upper to have it checked all the same", o.names[0])}
 	}
 	defer func() { err = errors.Join(err, up.Close()) }()
 	report, err := up.Check(ctx, o.Options)
