@@ -30,7 +30,7 @@ const module = "github.com/strata-nix/strata"
 var tiers = [][]string{
 	{ // these use nothing of ours
 		"activity", "compress", "fusefs", "image", "nixconf", "nixdb/btree", "nixhash", "objstore", "overlayfs", "wire",
-		"internal/calendar", "internal/canonjson", "internal/crashpoint", "internal/enter", "internal/flock", "internal/mount", "internal/suggest", "internal/userns",
+		"internal/calendar", "internal/canonjson", "internal/crashpoint", "internal/enter", "internal/flock", "internal/mount", "internal/suggest", "internal/unixsocket", "internal/userns",
 	},
 	{"builder/sandbox", "chunk", "image/erofs", "filetransfer", "nar", "nar/refscan", "objstore/s3", "storepath"},
 	{"derivation", "objstore/http"},

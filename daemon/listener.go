@@ -1,6 +1,7 @@
 package daemon
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -11,15 +12,14 @@ import (
 
 	"github.com/coreos/go-systemd/v22/activation"
 	"golang.org/x/sys/unix"
+
+	"github.com/strata-nix/strata/internal/unixsocket"
 )
 
 // socketMode lets everybody connect; who may do what is decided by who it is.
 // Whoever wants to keep people out altogether does so with the mode of the
 // directory that the socket is in.
 const socketMode = 0o666
-
-// maxSocketPath is what fits in a sockaddr_un with its terminating zero.
-const maxSocketPath = 107
 
 // Listener is a listening socket, and the file by which clients find it.
 type Listener struct {
@@ -75,7 +75,7 @@ func bind(dirfd int, dir, name string) (*net.UnixListener, error) {
 		return nil, err
 	}
 	addr := filepath.Join(dir, name)
-	if len(addr) > maxSocketPath {
+	if len(addr) > unixsocket.MaxPath {
 		addr = "/proc/self/fd/" + strconv.Itoa(dirfd) + "/" + name
 	}
 	l, err := net.ListenUnix("unix", &net.UnixAddr{Name: addr, Net: "unix"})
@@ -109,7 +109,7 @@ func checkReplaceable(path string) (inUse bool, err error) {
 	case fi.Mode().Type() != fs.ModeSocket:
 		return false, fmt.Errorf("cannot listen on '%s': it exists and is not a socket", path)
 	}
-	c, err := net.Dial("unix", path)
+	c, err := unixsocket.Dial(context.Background(), path)
 	if err != nil {
 		return false, nil //nolint:nilerr // nobody answers: stale
 	}

@@ -128,7 +128,12 @@ func TestListenWhereThePathIsTooLongForASocket(t *testing.T) {
 		t.Fatal(err)
 	}
 	c.Close()
+	next := mustListen(t, filepath.Join(dir, "socket"))
+	if !next.Replaced {
+		t.Error("nobody noticed that somebody was listening")
+	}
 	l.Close()
+	next.Close()
 	only(t, dir)
 }
 

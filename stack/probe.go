@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
-	"net"
 	"os"
 	"path/filepath"
 	"strings"
@@ -14,6 +13,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/strata-nix/strata/activity"
+	"github.com/strata-nix/strata/internal/unixsocket"
 	"github.com/strata-nix/strata/store"
 	"github.com/strata-nix/strata/storepath"
 )
@@ -146,7 +146,9 @@ func (l *Lower) findSocket() error {
 	if l.Store.Scheme != "unix" || path == "" {
 		return nil
 	}
-	c, err := net.DialTimeout("unix", path, time.Second)
+	ctx, cancel := context.WithTimeout(context.Background(), time.Second)
+	defer cancel()
+	c, err := unixsocket.Dial(ctx, path)
 	if err != nil {
 		absent := errors.Is(err, unix.ENOENT) || errors.Is(err, unix.ECONNREFUSED)
 		return l.fail(absent, err, "no daemon answers")

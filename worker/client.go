@@ -6,6 +6,7 @@ import (
 	"net"
 	"time"
 
+	"github.com/strata-nix/strata/internal/unixsocket"
 	"github.com/strata-nix/strata/store"
 	"github.com/strata-nix/strata/storepath"
 )
@@ -19,11 +20,10 @@ var ErrDisconnected = errors.New("the daemon disconnected unexpectedly (maybe it
 // Dialer makes a connection to a daemon.
 type Dialer func(context.Context) (net.Conn, error)
 
-// DialUnix connects to a socket in the file system.
+// DialUnix connects to a socket in the file system, however long its path is.
 func DialUnix(path string) Dialer {
 	return func(ctx context.Context) (net.Conn, error) {
-		var d net.Dialer
-		return d.DialContext(ctx, "unix", path)
+		return unixsocket.Dial(ctx, path)
 	}
 }
 

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"io"
 	"net"
+	"os"
 	"path/filepath"
 	"strings"
 	"sync"
@@ -354,4 +355,23 @@ func TestPoolWaits(t *testing.T) {
 	if _, err := c.ValidPaths(t.Context(), []storepath.Path{w.hello}); err != nil {
 		t.Error(err)
 	}
+}
+
+// A socket is reached wherever it lies, as by stock Nix.
+func TestDialUnixWhereThePathIsTooLongForASocket(t *testing.T) {
+	dir := filepath.Join(t.TempDir(), strings.Repeat("d", 100), strings.Repeat("e", 100))
+	if err := os.MkdirAll(dir, 0o755); err != nil {
+		t.Fatal(err)
+	}
+	t.Chdir(dir)
+	l, err := net.Listen("unix", "socket")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer l.Close()
+	c, err := DialUnix(filepath.Join(dir, "socket"))(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	c.Close()
 }

@@ -6,7 +6,6 @@ import (
 	"errors"
 	"fmt"
 	"maps"
-	"net"
 	"os"
 	"slices"
 	"strings"
@@ -17,6 +16,7 @@ import (
 
 	"github.com/strata-nix/strata/daemon"
 	"github.com/strata-nix/strata/internal/mount"
+	"github.com/strata-nix/strata/internal/unixsocket"
 	"github.com/strata-nix/strata/optimise"
 	"github.com/strata-nix/strata/stack"
 	"github.com/strata-nix/strata/store"
@@ -309,11 +309,21 @@ func stackParts(ctx context.Context, g *globals, cfg stack.Config) (*config, sta
 	return c, stack.Parts{Open: c.open, Lazy: g.serveLazy, LazyKept: g.kept.take, Leases: c.leases, Upper: upper, Version: release, Log: g.log()}, nil
 }
 
+// answers tells whether somebody listens on a socket.
+func answers(ctx context.Context, socket string) bool {
+	ctx, cancel := context.WithTimeout(ctx, time.Second)
+	defer cancel()
+	conn, err := unixsocket.Dial(ctx, socket)
+	if err == nil {
+		_ = conn.Close()
+	}
+	return err == nil
+}
+
 // serveStack serves a stack until ctx ends. When clients can come it calls ready.
 func serveStack(ctx context.Context, g *globals, c *config, st *stack.Stack, ready func(*stack.Run) error) error {
 	log := g.log()
-	if conn, err := net.DialTimeout("unix", st.Config.Socket, time.Second); err == nil {
-		_ = conn.Close()
+	if answers(ctx, st.Config.Socket) {
 		return fmt.Errorf("another daemon answers on the socket '%s'; choose another with --socket", st.Config.Socket)
 	}
 	listeners, err := listen(st.Config.Socket)
