@@ -230,7 +230,43 @@ func (c *Config) findOnce() ([]*found, error) {
 		if err != nil {
 			return nil, err
 		}
+		if err := c.apart(f); err != nil {
+			return nil, err
+		}
 		all[i] = f
 	}
 	return all, nil
+}
+
+// apart sees that nothing of the upper would be made among the objects of a lower, which is never
+// written to.
+func (c *Config) apart(f *found) error {
+	if f.kind != KindDirectory {
+		return nil
+	}
+	objects, err := filepath.EvalSymlinks(f.real)
+	if err != nil {
+		return nil //nolint:nilerr // whoever opens it says so
+	}
+	u := &c.Upper
+	for _, p := range []struct{ key, dir string }{
+		{"upper.dir", u.Dir}, {"upper.layer", u.Layer}, {"upper.work", u.Work}, {"upper.state", u.State}, {"upper.log", u.Log},
+	} {
+		if dir := resolveStart(p.dir); dir == objects || strings.HasPrefix(dir, objects+"/") {
+			return &ConfigError{Key: p.key, Why: fmt.Sprintf("'%s' lies among the objects of lower '%s', which is never written to", p.dir, f.Name)}
+		}
+	}
+	return nil
+}
+
+// resolveStart resolves the symlinks of a path as far as it is there.
+func resolveStart(path string) string {
+	for start, rest := path, ""; ; start, rest = filepath.Dir(start), filepath.Join(filepath.Base(start), rest) {
+		if real, err := filepath.EvalSymlinks(start); err == nil {
+			return filepath.Join(real, rest)
+		}
+		if start == "/" || start == "." {
+			return path
+		}
+	}
 }

@@ -214,6 +214,44 @@ func TestBadLowersAreNamedAndNothingIsDone(t *testing.T) {
 	})
 }
 
+func TestUpperAmongALowersObjects(t *testing.T) {
+	inEach(t, func(t *testing.T, w *world) {
+		base := w.lower(t, "base", object(t, "a"))
+		objects := filepath.Join(base, "nix/store")
+		if err := os.Symlink(objects, w.path("link")); err != nil {
+			t.Fatal(err)
+		}
+		before, err := os.ReadDir(objects)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, tt := range []struct {
+			change    func(*Config)
+			key, what string
+		}{
+			{func(c *Config) { c.Upper.Dir = objects }, "upper.dir", objects},
+			{func(c *Config) { c.Upper.Dir = objects + "/not/there" }, "upper.dir", objects + "/not/there"},
+			{func(c *Config) { c.Upper.State = w.path("link/state") }, "upper.state", w.path("link/state")},
+		} {
+			c := w.config(t, base)
+			tt.change(&c)
+			_, err := Assemble(t.Context(), resolved(t, c), parts())
+			var ce *ConfigError
+			if !errors.As(err, &ce) || ce.Key != tt.key || !strings.Contains(ce.Why, "'"+tt.what+"' lies among the objects of lower 'base'") {
+				t.Errorf("%s: %v", tt.what, err)
+			}
+			if entries, err := os.ReadDir(objects); err != nil || len(entries) != len(before) {
+				t.Errorf("%s: the lower has %v, %v", tt.what, entries, err)
+			}
+		}
+		// Beside them it may lie.
+		c := w.config(t, base)
+		c.Upper.Dir = filepath.Join(base, "upper")
+		s := w.up(t, c)
+		w.takeDown(t, s)
+	})
+}
+
 func TestOtherStoreDirectory(t *testing.T) {
 	inEach(t, func(t *testing.T, w *world) {
 		c := w.config(t, "local?root="+w.lower(t, "base")+"&store=/other/store")
