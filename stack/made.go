@@ -84,13 +84,17 @@ const (
 	maxSamples = 32
 )
 
-// ErrNotMade: nothing says for which lowers an upper was made.
-var ErrNotMade = errors.New("the lowers that it was made for are not recorded")
+var (
+	// ErrNotMade: nothing says for which lowers an upper was made.
+	ErrNotMade = errors.New("the lowers that it was made for are not recorded")
+	// ErrMadeDamaged: what says so makes no sense. It counts as nothing.
+	ErrMadeDamaged = errors.New("is damaged")
+)
 
 func madePath(dir string) string { return filepath.Join(dir, madeFile) }
 
 // ReadMade reads for which lowers the upper in a directory was made. [ErrNotMade]
-// says that this was not written down.
+// says that this was not written down, and [ErrMadeDamaged] that it cannot be read any more.
 func ReadMade(upperDir string) (*Made, error) {
 	path := madePath(upperDir)
 	f, err := os.Open(path)
@@ -107,7 +111,7 @@ func ReadMade(upperDir string) (*Made, error) {
 	}
 	m, err := ParseMade(data)
 	if err != nil {
-		return nil, fmt.Errorf("'%s' is damaged; without it the upper is compared with its lowers path by path: %w", path, err)
+		return nil, fmt.Errorf("'%s' %w: %w", path, ErrMadeDamaged, err)
 	}
 	return m, nil
 }

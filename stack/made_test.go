@@ -131,7 +131,7 @@ func TestMadeComesBack(t *testing.T) {
 	if err := os.WriteFile(madePath(w.dir), []byte("{"), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	if _, err := ReadMade(w.dir); err == nil || errors.Is(err, ErrNotMade) {
+	if _, err := ReadMade(w.dir); !errors.Is(err, ErrMadeDamaged) || errors.Is(err, ErrNotMade) {
 		t.Errorf("damaged: %v", err)
 	}
 }

@@ -239,7 +239,7 @@ func (s *Stack) readMade() (*Made, error) {
 	}
 	if err != nil {
 		if !errors.Is(err, ErrNotMade) {
-			s.parts.Log.Warn(err.Error())
+			s.parts.Log.Warn(err.Error() + "; the upper is compared with its lowers path by path")
 		}
 		return &Made{StoreDir: string(s.Config.StoreDir)}, nil
 	}

@@ -170,8 +170,10 @@ func (o *pivotOptions) config() (c stack.Config, err error) {
 		switch {
 		case err == nil:
 			err = c.AsMade(made)
-		case len(c.Lowers) > 0 && errors.Is(err, stack.ErrNotMade):
-			err = nil
+		case len(c.Lowers) > 0 && (errors.Is(err, stack.ErrNotMade) || errors.Is(err, stack.ErrMadeDamaged)):
+			err = nil // who moves the upper warns
+		case errors.Is(err, stack.ErrMadeDamaged):
+			err = fmt.Errorf("%w; which lowers the upper has is known only from its strata.toml: give it with -c", err)
 		}
 		if err != nil {
 			return c, err
