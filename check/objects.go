@@ -96,8 +96,14 @@ func (r *repairs) restore(ctx context.Context, f *Finding, info *store.PathInfo)
 		}
 		why = fmt.Errorf("%w; from %s: %w", why, way.from, err)
 	}
+	if errors.Is(why, store.ErrInconclusive) {
+		return fmt.Errorf("%w; %w", why, errMayBeHad)
+	}
 	return r.drop(ctx, f, why)
 }
+
+// errMayBeHad says why nothing is given up although that is asked for.
+var errMayBeHad = errors.New("it is not given up, since it may be to be had all the same")
 
 // keepIfClaimed notes that the upper is about to get a copy of what a lower claims to have.
 func (r *repairs) keepIfClaimed(ctx context.Context, info *store.PathInfo) error {
@@ -133,19 +139,24 @@ func (r *repairs) holds(ctx context.Context, path string, info *store.PathInfo) 
 func (r *repairs) fromLayers(ctx context.Context, info *store.PathInfo) error {
 	lines := r.linesOf(ctx, []string{info.Path.Base()})
 	l := &lines[0]
+	none := errors.New("none has it")
 	for i := 1; i < len(l.at); i++ {
+		if l.at[i].unknown {
+			none = store.Inconclusive(fmt.Errorf("layer '%s' could not be asked", r.Layers[i].Name))
+			continue
+		}
 		if !l.at[i].object() || !r.holds(ctx, r.layerFile(i, info.Path), info) {
 			continue
 		}
 		if l.at[0].object() && i == l.shown() && l.at[i].row && r.Tools.Remove != nil {
-			return r.Tools.Remove(ctx, []string{l.name})
+			return store.Inconclusive(r.Tools.Remove(ctx, []string{l.name}))
 		}
 		if r.Tools.Add == nil {
 			return errNothingKnown
 		}
-		return r.add(ctx, info, r.layerFile(i, info.Path))
+		return store.Inconclusive(r.add(ctx, info, r.layerFile(i, info.Path))) // it is there
 	}
-	return errors.New("none has it")
+	return none
 }
 
 // add puts a copy of a tree in the place of an object.

@@ -60,7 +60,8 @@ type Tools struct {
 	// Add reads a NAR, puts the object in place whatever is there, and registers it. It
 	// must be that of info.
 	Add func(ctx context.Context, info *store.PathInfo, nar io.Reader) error
-	// Fetch gets an object from a substituter that has it with the contents of info.
+	// Fetch gets an object from a substituter that has it with the contents of info. An error
+	// that is no [store.ErrInconclusive] says that none has it.
 	Fetch func(ctx context.Context, info *store.PathInfo) error
 	// Rebuild builds the derivation anew that makes a path.
 	Rebuild func(ctx context.Context, info *store.PathInfo) error

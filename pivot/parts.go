@@ -34,6 +34,8 @@ type Roots struct {
 type Source struct {
 	Name  string
 	Store store.Store
+	// Err is why it cannot be asked; there is no Store then.
+	Err error
 }
 
 // Parts is what an upper is made of, and the lowers.

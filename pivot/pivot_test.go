@@ -5,6 +5,7 @@ import (
 	"errors"
 	"os"
 	"path/filepath"
+	"strings"
 	"testing"
 
 	"github.com/strata-nix/strata/gc"
@@ -118,6 +119,23 @@ func TestOldLowerIsGone(t *testing.T) {
 		t.Errorf("%+v", p)
 	}
 
+	// While somebody who may have it does not answer, it is not dropped.
+	for _, silent := range []pivot.Source{{Name: "silent", Err: errors.New("no such host")}, {Name: "silent", Store: refusing{from.Store.(store.Store)}}} {
+		withSource.Sources = func(ctx context.Context) ([]pivot.Source, error) { return []pivot.Source{silent}, nil }
+		if _, err := pivot.Make(t.Context(), withSource, pivot.Options{DropMissing: true}); !errors.Is(err, store.ErrInconclusive) || !strings.Contains(err.Error(), "'silent' could not be asked") {
+			t.Errorf("%v", err)
+		}
+		if _, err := pivot.Make(t.Context(), withSource, pivot.Options{}); !errors.As(err, &missing) {
+			t.Errorf("%v", err)
+		}
+		withSource.Sources = func(ctx context.Context) ([]pivot.Source, error) {
+			return []pivot.Source{silent, {Name: "elsewhere", Store: from.Store.(store.Store)}}, nil
+		}
+		if p := mustPlan(t, withSource, pivot.Options{DropMissing: true}); len(p.Copies) != 1 || len(p.Missing) != 0 {
+			t.Errorf("%+v", p)
+		}
+	}
+
 	// Without it goes, with what refers to it.
 	p := run(t, parts, pivot.Options{DropMissing: true})
 	if len(p.Missing) != 1 || len(p.Removed) != 2 || len(p.LostRoots) != 1 || !p.LostRoots[0].Removed {
@@ -129,6 +147,13 @@ func TestOldLowerIsGone(t *testing.T) {
 	w.wantHolds("alone")
 	w.wantRows("alone", "tool")
 	w.sound(new)
+}
+
+// refusing is a store that does not answer.
+type refusing struct{ store.Store }
+
+func (refusing) PathInfos(context.Context, []storepath.Path) ([]*store.PathInfo, error) {
+	return nil, errors.New("no route to host")
 }
 
 func TestCopiedFromElsewhere(t *testing.T) {

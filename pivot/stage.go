@@ -134,7 +134,7 @@ func (job *Job) origins(ctx context.Context) (map[string]origin, error) {
 	}
 	sources, err := job.parts.Sources(ctx)
 	for _, s := range sources {
-		if from[s.Name] == nil {
+		if from[s.Name] == nil && s.Err == nil {
 			from[s.Name] = func(ctx context.Context, p storepath.Path) (io.ReadCloser, error) {
 				return store.OpenNar(store.Verifying(ctx), s.Store, p)
 			}

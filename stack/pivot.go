@@ -177,11 +177,12 @@ func (s *Stack) pivotParts(db *nixdb.DB, o PivotOptions) (pivot.Parts, error) {
 	return p, err
 }
 
-// pivotSources are the substituters. One that cannot be opened is told, and passed over.
+// pivotSources are the substituters. One that cannot be opened is told.
 func (s *Stack) pivotSources(ctx context.Context) (out []pivot.Source, err error) {
 	sources, failed, err := s.parts.Upper.Pool.Sources(ctx, s.parts.Upper.Substituters)
 	for _, f := range failed {
 		s.parts.Log.Warn(f.Error())
+		out = append(out, pivot.Source{Name: f.URI, Err: f})
 	}
 	for _, src := range sources {
 		out = append(out, pivot.Source{Name: src.Name, Store: src.Store})

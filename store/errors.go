@@ -30,7 +30,22 @@ var (
 	ErrNoLog = errors.New("no build log")
 	// ErrDamaged: the store itself is broken where it was needed.
 	ErrDamaged = errors.New("store is damaged")
+	// ErrInconclusive: that something was not got does not say that nobody has it. Somebody
+	// could not be asked, or there was no room for it. See [Inconclusive].
+	ErrInconclusive = errors.New("it may be to be had all the same")
 )
+
+// Inconclusive makes an error an [ErrInconclusive], too. Its text stays.
+func Inconclusive(err error) error {
+	if err == nil {
+		return nil
+	}
+	return inconclusive{err}
+}
+
+type inconclusive struct{ error }
+
+func (e inconclusive) Unwrap() []error { return []error{e.error, ErrInconclusive} }
 
 // InvalidPathError says which path is not valid.
 type InvalidPathError struct {

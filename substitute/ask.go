@@ -20,7 +20,8 @@ import (
 type request struct {
 	*Engine
 	sources []*asked
-	silent  bool // nobody is told of objects without signatures
+	closed  []*OpenError // sources that could not be opened
+	silent  bool         // nobody is told of objects without signatures
 }
 
 // asked is a source in the course of one request.
@@ -33,11 +34,11 @@ type asked struct {
 }
 
 func (e *Engine) newRequest(ctx context.Context) (*request, error) {
-	sources, err := e.Sources(ctx)
+	sources, closed, err := e.open(ctx)
 	if err != nil {
 		return nil, err
 	}
-	r := &request{Engine: e}
+	r := &request{Engine: e, closed: closed}
 	for _, s := range sources {
 		r.sources = append(r.sources, &asked{Source: s})
 	}

@@ -36,16 +36,22 @@ func (e *Engine) Settings() Settings { return e.settings }
 // Sources gives the sources in the order in which they are asked. One that cannot
 // be opened is told as a warning, once for each view, and passed over.
 func (e *Engine) Sources(ctx context.Context) ([]Source, error) {
+	sources, _, err := e.open(ctx)
+	return sources, err
+}
+
+// open gives the sources as Sources does, and those that cannot be opened.
+func (e *Engine) open(ctx context.Context) (sources []Source, failed []*OpenError, err error) {
 	if e.settings.Off {
-		return nil, nil
+		return nil, nil, nil
 	}
-	sources, failed, err := e.pool.Sources(ctx, e.settings.URIs)
+	sources, failed, err = e.pool.Sources(ctx, e.settings.URIs)
 	for _, f := range failed {
 		if _, known := e.told.LoadOrStore(f.URI, true); !known {
 			activity.WarnOf(ctx, f)
 		}
 	}
-	return sources, err
+	return sources, failed, err
 }
 
 // Wanted is a path that somebody wants to have.

@@ -87,7 +87,8 @@ func (e *Engine) Substitute(ctx context.Context, wanted []Wanted, o Options) ([]
 }
 
 // Repair fetches the object of a path anew that is valid, from a source that has it with
-// the contents of info, which need no signature then.
+// the contents of info, which need no signature then. An error that is no
+// [store.ErrInconclusive] says that no source has it.
 func (e *Engine) Repair(ctx context.Context, info *store.PathInfo) error {
 	ctx = store.WithAnswerAge(ctx, e.settings.AnswerAge)
 	r, err := e.newRequest(ctx)
@@ -100,6 +101,9 @@ func (e *Engine) Repair(ctx context.Context, info *store.PathInfo) error {
 	}
 	defer x.close()
 	var failed []error
+	for _, c := range r.closed {
+		failed = append(failed, store.Inconclusive(fmt.Errorf("'%s' could not be asked", c.URI))) // why was told
+	}
 	var offers []store.Offer
 	for _, a := range r.sources {
 		f, err := x.sameContents(ctx, a, info)
@@ -110,9 +114,24 @@ func (e *Engine) Repair(ctx context.Context, info *store.PathInfo) error {
 		offers = append(offers, x.offer(f))
 	}
 	if len(offers) == 0 {
-		return errors.Join(append([]error{errors.New("no substituter has it")}, failed...)...)
+		return inOne(errors.New("no substituter has it"), failed)
 	}
-	return x.importAll(ctx, []store.Import{{Path: info.Path, Offers: offers}}, nil)
+	err = x.importAll(ctx, []store.Import{{Path: info.Path, Offers: offers}}, nil)
+	switch {
+	case err == nil:
+		return nil
+	case !errors.Is(err, store.ErrNotValid) && !errors.Is(err, store.ErrMismatch):
+		return store.Inconclusive(err)
+	}
+	return inOne(err, failed)
+}
+
+// inOne puts errors into one, in a line.
+func inOne(err error, more []error) error {
+	for _, m := range more {
+		err = fmt.Errorf("%w; %w", err, m)
+	}
+	return err
 }
 
 // sameContents finds a path in a source with contents that are known.
@@ -125,7 +144,7 @@ func (x *run) sameContents(ctx context.Context, a *asked, info *store.PathInfo) 
 	f := got.found
 	switch {
 	case got.err != nil:
-		return nil, got.err
+		return nil, store.Inconclusive(got.err)
 	case f == nil:
 		return nil, fmt.Errorf("'%s' does not have it", a.Name)
 	case f.info.NarHash != info.NarHash:

@@ -327,6 +327,46 @@ func TestRepairWanted(t *testing.T) {
 	w.has(chain...)
 }
 
+// Only who has asked all may say that nobody has it.
+func TestRepairTellsWhetherNobodyHasIt(t *testing.T) {
+	o := storetest.File(t, dir, "a", "a")
+	other := storetest.File(t, dir, "a", "b")
+	silent := newCache()
+	silent.refuse = errors.New("no route to host")
+	partial := newCache()
+	partial.partial = map[storepath.Path]error{o.Path(): errors.New("half an answer")}
+	torn := newCache(o)
+	torn.open = halfThenFault
+	liar := newCache(o)
+	liar.open = func(context.Context, storetest.Object) (io.ReadCloser, error) {
+		return io.NopCloser(other.Reader()), nil
+	}
+	for _, tt := range []struct {
+		name   string
+		caches []*cache
+		may    bool
+	}{
+		{"none", nil, false},
+		{"one that has not", []*cache{newCache(other)}, false},
+		{"one that gives something else", []*cache{liar}, false},
+		{"one that refuses", []*cache{newCache(other), silent}, true},
+		{"one that does not say", []*cache{partial, newCache()}, true},
+		{"one that breaks off", []*cache{torn}, true},
+		{"one that gives something else, and one that refuses", []*cache{liar, silent}, true},
+	} {
+		w := newWorld(t, local.Options{}, tt.caches...)
+		err := w.engine().Repair(t.Context(), o.Info)
+		if err == nil || errors.Is(err, store.ErrInconclusive) != tt.may {
+			t.Errorf("%s: %v, which is inconclusive: %t", tt.name, err, errors.Is(err, store.ErrInconclusive))
+		}
+	}
+	pool := substitute.NewPool(func(context.Context, string) (store.Store, error) { return nil, errors.New("no such host") })
+	e := substitute.New(pool, newWorld(t, local.Options{}).dest, substitute.Settings{URIs: []string{"https://down"}})
+	if err := e.Repair(t.Context(), o.Info); !errors.Is(err, store.ErrInconclusive) || !strings.Contains(err.Error(), "'https://down' could not be asked") {
+		t.Errorf("one that cannot be opened: %v", err)
+	}
+}
+
 // A destination that takes nothing is an error, not a reason to build.
 func TestReadOnlyDestination(t *testing.T) {
 	o := storetest.File(t, dir, "a", "a")

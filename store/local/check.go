@@ -80,7 +80,7 @@ func (s *Store) CheckTarget(all whole) check.Target {
 func (s *Store) rebuild(ctx context.Context, all whole, info *store.PathInfo) error {
 	drvs, err := all.ValidDerivers(ctx, info.Path)
 	if err != nil {
-		return err
+		return store.Inconclusive(err)
 	}
 	if slices.Contains(drvs, info.Deriver) {
 		drvs = []storepath.Path{info.Deriver}
@@ -91,11 +91,15 @@ func (s *Store) rebuild(ctx context.Context, all whole, info *store.PathInfo) er
 	targets := []derivation.DerivedPath{{Path: drvs[0], Outputs: []string{derivation.AllOutputs}}}
 	results, err := all.BuildPaths(ctx, targets, store.BuildRepair)
 	if err != nil {
-		return err
+		return store.Inconclusive(err)
 	}
 	for _, r := range results {
 		if r != nil && !r.Status.OK() {
-			return fmt.Errorf("building '%s': %s", s.dir.Print(drvs[0]), r.Message)
+			err := fmt.Errorf("building '%s': %s", s.dir.Print(drvs[0]), r.Message)
+			if r.Status == store.TransientFailure {
+				err = store.Inconclusive(err)
+			}
+			return err
 		}
 	}
 	return nil

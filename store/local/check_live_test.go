@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"testing"
@@ -18,6 +19,7 @@ import (
 	"github.com/strata-nix/strata/store/local"
 	"github.com/strata-nix/strata/store/storetest"
 	"github.com/strata-nix/strata/storepath"
+	"github.com/strata-nix/strata/substitute"
 )
 
 // While others add and collect, a check finds nothing.
@@ -160,6 +162,36 @@ func TestCheckOfReadOnlyStore(t *testing.T) {
 		t.Errorf("%v, %q", err, sentences(r))
 	}
 	diff(t, before, listing(t, w.root))
+}
+
+// What somebody may have who could not be asked is not given up, whatever is asked for.
+func TestCheckGivesUpOnlyWhatNobodyHas(t *testing.T) {
+	w := newChecked(t, testenv.Scratch(t))
+	o, pool := w.o, w.o.Pool
+	w.o.Pool = substitute.NewPool(func(context.Context, string) (store.Store, error) { return nil, errors.New("no route to host") })
+	must(t, os.Remove(w.place(w.chain[0])))
+	ask := func(context.Context, *check.Finding, []storepath.Path) (bool, error) {
+		t.Error("it was asked whether to give it up")
+		return true, nil
+	}
+	for _, how := range []check.Options{{Repair: true, Drop: true}, {Repair: true, Ask: ask}} {
+		r := w.run(t, how)
+		if len(r.Findings) != 1 || r.Findings[0].Outcome != check.Failed || !errors.Is(r.Findings[0].Err, store.ErrInconclusive) ||
+			!strings.Contains(r.Findings[0].Err.Error(), "it is not given up, since it may be to be had all the same") {
+			t.Fatalf("%q", sentences(r))
+		}
+	}
+	// Without that substituter nobody has it.
+	w.o.Substituters = nil
+	if r := w.run(t, check.Options{Repair: true}); left(r) != 1 || errors.Is(r.Findings[0].Err, store.ErrInconclusive) {
+		t.Errorf("%q", sentences(r))
+	}
+	// And when it answers again, it is back.
+	w.o = o
+	w.o.Pool = pool
+	if r := w.run(t, check.Options{Repair: true, Drop: true}); left(r) != 0 || r.Findings[0].Outcome != check.Repaired {
+		t.Errorf("%q", sentences(r))
+	}
 }
 
 // Of more findings than are kept in memory a part is mended at a time.
