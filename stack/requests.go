@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"net"
 	"os"
 	"path/filepath"
@@ -17,6 +18,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/strata-nix/strata/activity"
+	"github.com/strata-nix/strata/internal/unixsocket"
 )
 
 // What is said on the control socket: a client sends one line, a word and, for some
@@ -200,15 +202,12 @@ func (t *teller) Result(id uint64, what activity.ResultType, fields []activity.F
 // connect reaches the process that serves the stack of an upper. The answer ends
 // with ctx.
 func connect(ctx context.Context, upper, line string) (net.Conn, error) {
-	dir, err := os.OpenFile(upper, unix.O_PATH|unix.O_DIRECTORY, 0)
+	conn, err := unixsocket.Dial(ctx, filepath.Join(upper, controlFile))
+	if errors.Is(err, fs.ErrPermission) {
+		return nil, fmt.Errorf("%w; only root and the stack's owner may tell it what to do", err)
+	}
 	if err != nil {
 		return nil, err
-	}
-	defer dir.Close()
-	var d net.Dialer
-	conn, err := d.DialContext(ctx, "unix", viaDescriptor(dir, controlFile))
-	if err != nil {
-		return nil, fmt.Errorf("connect to '%s': %w", filepath.Join(upper, controlFile), err)
 	}
 	if at, ok := ctx.Deadline(); ok {
 		_ = conn.SetDeadline(at) // a real connection has deadlines

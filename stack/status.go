@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io/fs"
 	"os"
 	"slices"
 	"strings"
@@ -44,6 +45,8 @@ type Status struct {
 	Holds []HoldStatus `json:"holds,omitempty"`
 	// GC tells of the collections by the policy of the stack.
 	GC *GCStatus `json:"gc,omitempty"`
+	// Limited says why no more is known than can be seen from outside; absent if it is.
+	Limited string `json:"limited,omitempty"`
 	// Problems are sentences; there are none when all is well.
 	Problems []string `json:"problems"`
 }
@@ -148,6 +151,10 @@ func (r *Run) Status(ctx context.Context) *Status {
 			return st
 		}
 		st = r.look(ctx)
+		if st.State = StateUp; errors.Is(askErr, fs.ErrPermission) && err == nil {
+			st.Limited = "only root and its owner are told more"
+			return st
+		}
 		st.State = StateMute
 		st.Problems = append(st.Problems, fmt.Sprintf("the process that serves it does not answer: %v", errors.Join(err, askErr)))
 		return st

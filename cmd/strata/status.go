@@ -113,6 +113,11 @@ func printStatus(out *output, st *stack.Status) error {
 	if err := printUpkeep(out, st); err != nil {
 		return err
 	}
+	if st.Limited != "" {
+		if err := out.println("  " + st.Limited); err != nil {
+			return err
+		}
+	}
 	for _, p := range st.Problems {
 		if err := out.println("  ! " + p); err != nil {
 			return err

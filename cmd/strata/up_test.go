@@ -256,6 +256,39 @@ func (r *rig) becomeNobody() {
 	r.user = &syscall.Credential{Uid: nobody, Gid: nobody}
 }
 
+// Another user sees that a stack is up, and cannot tell it what to do.
+func TestStackOfAnother(t *testing.T) {
+	testenv.PrivilegedRoot(t)
+	if !testenv.Isolate(t, testenv.Namespace{}) {
+		return
+	}
+	r := newRig(t, filepath.Join(testenv.Scratch(t), "other"))
+	if err := os.Mkdir(r.dir, 0o755); err != nil {
+		t.Fatal(err)
+	}
+	r.run("add", "--store", "local?root="+r.path("base"), r.write("f", "contents"))
+	p := r.up("--lower", r.path("base"))
+	r.becomeNobody()
+	st := r.status()
+	if st.State != stack.StateUp || !st.Mounted || len(st.Problems) > 0 || st.Limited == "" {
+		t.Errorf("%+v", st)
+	}
+	if out := r.run("status", "upper"); !strings.Contains(out, "upper: up for ") || !strings.Contains(out, "only root and its owner are told more") {
+		t.Errorf("%s", out)
+	}
+	for _, what := range []string{"gc", "refresh"} {
+		if out := r.runFails(what, "upper"); !strings.Contains(out, r.path("upper/control")+": connect: permission denied; only root and the stack's owner may") {
+			t.Errorf("%s: %s", what, out)
+		}
+	}
+	if out := r.runFails("down", "upper"); !strings.Contains(out, "operation not permitted") {
+		t.Errorf("%s", out)
+	}
+	if err := p.Stop(); err != nil {
+		t.Error(err)
+	}
+}
+
 // An ordinary user gets a namespace, and the words to get in.
 func TestUpAsOrdinaryUser(t *testing.T) {
 	testenv.OverlayUserNS(t)
