@@ -14,6 +14,7 @@ import (
 	"errors"
 	"fmt"
 	"strings"
+	"unicode/utf8"
 
 	"github.com/strata-nix/strata/nixhash"
 )
@@ -120,7 +121,8 @@ func nameFault(name string) string {
 	}
 	for i := range len(name) {
 		if !nameByte[name[i]] {
-			return fmt.Sprintf("name '%s' contains illegal character %q", name, name[i])
+			c, _ := utf8.DecodeRuneInString(name[i:])
+			return fmt.Sprintf("name '%s' contains illegal character %q", name, c)
 		}
 	}
 	return ""

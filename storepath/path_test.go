@@ -29,6 +29,14 @@ func TestParseBase(t *testing.T) {
 	}
 }
 
+func TestIllegalCharactersAreShownAsTheyAre(t *testing.T) {
+	for name, want := range map[string]string{"aüb": "'ü'", "a b": "' '", "a\xff": "'\uFFFD'", "a\nb": `'\n'`} {
+		if _, err := ParseBase(digits + "-" + name); err == nil || !strings.HasSuffix(err.Error(), "illegal character "+want) {
+			t.Errorf("%q: %v", name, err)
+		}
+	}
+}
+
 func TestDirParse(t *testing.T) {
 	d := DefaultDir
 	want, _ := ParseBase(digits + "-a")
