@@ -308,6 +308,48 @@ func TestStockNixOverLazyMount(t *testing.T) {
 	w.same(lower, w.objects...)
 }
 
+// What commands do for a mount is done where it keeps its objects, whatever their own settings are; and whoever serves it
+// next, too.
+func TestLazyMountHasItsOwnSettings(t *testing.T) {
+	if !testenv.Isolate(t, testenv.Namespace{}) {
+		return
+	}
+	w := newLazyWorld(t, "sed-4.9-1")
+	sed := "/nix/store/" + w.object("sed-4.9-1")
+	complete := func() int64 {
+		t.Helper()
+		w.server()
+		var all []lazyStatus
+		if err := json.Unmarshal([]byte(w.run("lazy", "status", "--json")), &all); err != nil || len(all) != 1 || all[0].Serving == nil {
+			t.Fatalf("%v, %v", all, err)
+		}
+		return all[0].Serving.Objects.Complete
+	}
+	const key = "some-1:AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA="
+	p := w.mount(w.path("mnt"), "--option", "trusted-public-keys", key)
+	w.run("lazy", "prefetch", "--no-closure", sed)
+	if n := complete(); n != 1 {
+		t.Errorf("of the object that was prefetched the mount has %d", n)
+	}
+	if err := os.WriteFile(w.path("nix.conf"), []byte("trusted-public-keys =\nrequire-sigs = false\n"), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	first := w.server()
+	if err := syscall.Kill(first, syscall.SIGKILL); err != nil {
+		t.Fatal(err)
+	}
+	w.until("another process serves the mount", func() bool { return w.server() != first })
+	if n := complete(); n != 1 {
+		t.Errorf("a process that has taken over has %d objects", n)
+	}
+	if dirs := lazyDomains(w.path("cache")); len(dirs) != 1 {
+		t.Errorf("objects are kept in %v", dirs)
+	}
+	if err := p.Stop(); err != nil {
+		t.Error(err)
+	}
+}
+
 // A stack over a lazy lower goes on when its process is killed, the next one takes it over, and what is
 // complete is read from disk.
 func TestLazyLower(t *testing.T) {

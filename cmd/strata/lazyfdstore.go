@@ -1,7 +1,6 @@
 package main
 
 import (
-	"encoding/json"
 	"errors"
 	"fmt"
 	"os"
@@ -73,11 +72,7 @@ func storedMount(ref store.Reference, dir string) (*lazyMount, *fusefs.Conn, err
 			_ = f.Close()
 			continue
 		}
-		m := &lazyMount{state: filepath.Join(lazyPlaces(), name)}
-		text, err := os.ReadFile(filepath.Join(m.state, lazyMountFile))
-		if err == nil {
-			err = json.Unmarshal(text, m)
-		}
+		m, err := readLazyMount(filepath.Join(lazyPlaces(), name))
 		if err == nil && mine == nil && m.Target == dir && m.Store == ref.String() {
 			mine, conn = m, fusefs.NewConn(f)
 			continue

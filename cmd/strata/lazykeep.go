@@ -66,7 +66,11 @@ func runLazyKeep(ctx context.Context, g *globals, o lazyKeepOptions) error {
 		}
 		return err
 	}
-	m := &lazyMount{Target: o.target, Store: ref.String(), PID: os.Getpid(), state: o.state}
+	c, err := g.config()
+	if err != nil {
+		return err
+	}
+	m := &lazyMount{Target: o.target, Store: ref.String(), PID: os.Getpid(), Believes: c.belief(), state: o.state}
 	if err := m.write(); err != nil {
 		return err
 	}

@@ -91,6 +91,10 @@ func checkLazy(ctx context.Context, g *globals, ref store.Reference) error {
 // keepLazy mounts a lazy store and has it served until ctx ends. If systemd keeps descriptors for us, the mount stays
 // then, for the next process.
 func keepLazy(ctx context.Context, g *globals, ref store.Reference, dir, socket string) error {
+	c, err := g.config()
+	if err != nil {
+		return err
+	}
 	m, conn, err := storedMount(ref, dir)
 	if err != nil {
 		g.log().Warn(err.Error())
@@ -102,7 +106,7 @@ func keepLazy(ctx context.Context, g *globals, ref store.Reference, dir, socket 
 		}
 	}
 	defer conn.Close()
-	m.PID, m.Stored = os.Getpid(), false
+	m.PID, m.Stored, m.Believes = os.Getpid(), false, c.belief()
 	if hasFDStore() {
 		if err := m.storeFD(conn); err != nil {
 			g.log().Warn(fmt.Sprintf("the mount will not outlive this process: %v", err))

@@ -38,6 +38,14 @@ func runLazyServe(ctx context.Context, g *globals, o lazyServeOptions) (err erro
 	if err != nil || ref.Scheme != "lazy" || o.state == "" {
 		return &usageError{errors.Join(errors.New("lazy serve needs --state, and a lazy store with --store"), err)}
 	}
+	// The settings may have changed since the mount was made, of which others know where its objects are.
+	m, err := readLazyMount(o.state)
+	if err != nil {
+		return err
+	}
+	if c, err = m.believing(c); err != nil {
+		return err
+	}
 	conn := fusefs.NewConn(os.NewFile(fuseFD, "/dev/fuse"))
 	defer conn.Close()
 	// That something is not there is remembered on disk only, where others say what has come since.

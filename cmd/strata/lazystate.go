@@ -15,6 +15,8 @@ import (
 	"github.com/strata-nix/strata/stack"
 	"github.com/strata-nix/strata/store"
 	"github.com/strata-nix/strata/store/lazy"
+	"github.com/strata-nix/strata/storepath"
+	"github.com/strata-nix/strata/trust"
 )
 
 // lazyMount is a mount of a lazy store as others find it: its state directory has this in
@@ -24,7 +26,22 @@ type lazyMount struct {
 	Store  string `json:"store"`            // its URI
 	PID    int    `json:"pid"`              // of who keeps it
 	Stored bool   `json:"stored,omitempty"` // it goes on without the process, see storeFD
-	state  string // the directory
+	// Believes is what the mount was made with that decides where it keeps objects. Missing if a process wrote this that
+	// knew nothing of it.
+	Believes *lazyBelief `json:"believes,omitempty"`
+	state    string      // the directory
+}
+
+// lazyBelief are the settings that stores have to have in common which share what they fetch.
+type lazyBelief struct {
+	StoreDir    storepath.Dir `json:"storeDir"`
+	Keys        []string      `json:"keys"`
+	RequireSigs bool          `json:"requireSigs"`
+}
+
+// belief are those of a configuration.
+func (c *config) belief() *lazyBelief {
+	return &lazyBelief{StoreDir: c.dir, Keys: c.local.TrustedKeys.Strings(), RequireSigs: c.local.RequireSigs}
 }
 
 const lazyMountFile = "mount.json"
@@ -52,9 +69,8 @@ func lazyMounts() ([]*lazyMount, error) {
 	}
 	var all []*lazyMount
 	for _, d := range dirs {
-		m := &lazyMount{state: filepath.Join(lazyPlaces(), d.Name())}
-		text, err := os.ReadFile(filepath.Join(m.state, lazyMountFile))
-		if err != nil || json.Unmarshal(text, m) != nil || m.PID <= 0 {
+		m, err := readLazyMount(filepath.Join(lazyPlaces(), d.Name()))
+		if err != nil || m.PID <= 0 {
 			continue // it is just being made, or taken away
 		}
 		if !d.IsDir() && d.Name() != m.linkName() {
@@ -98,7 +114,8 @@ func lazyMountOf(path string) (*lazyMount, error) {
 	return nil, &usageError{fmt.Errorf("'%s' is not in a lazy mount", path)}
 }
 
-// open opens the store of a mount, without serving anything.
+// open opens the store of a mount, without serving anything. It believes what the mount does, whatever the settings
+// of this process are: otherwise it would look, and put things, where the mount does not.
 func (m *lazyMount) open(ctx context.Context, g *globals) (*lazyStore, error) {
 	c, err := g.config()
 	if err != nil {
@@ -108,7 +125,41 @@ func (m *lazyMount) open(ctx context.Context, g *globals) (*lazyStore, error) {
 	if err != nil {
 		return nil, err
 	}
+	if c, err = m.believing(c); err != nil {
+		return nil, err
+	}
 	return c.openLazy(ctx, ref)
+}
+
+// believing is a configuration with what the mount believes.
+func (m *lazyMount) believing(c *config) (*config, error) {
+	if m.Believes == nil {
+		return c, nil
+	}
+	keys, err := trust.ParseKeys(m.Believes.Keys)
+	if err == nil {
+		_, err = storepath.ParseDir(string(m.Believes.StoreDir))
+	}
+	if err != nil {
+		return nil, fmt.Errorf("'%s': %w", filepath.Join(m.state, lazyMountFile), err)
+	}
+	other := *c
+	other.dir, other.local.TrustedKeys, other.local.RequireSigs = m.Believes.StoreDir, keys, m.Believes.RequireSigs
+	return &other, nil
+}
+
+// readLazyMount reads what is known of a mount, by its state directory. With an error it gives what it has understood.
+func readLazyMount(state string) (*lazyMount, error) {
+	m := &lazyMount{state: state}
+	name := filepath.Join(state, lazyMountFile)
+	text, err := os.ReadFile(name)
+	if err != nil {
+		return m, err
+	}
+	if err := json.Unmarshal(text, m); err != nil {
+		return m, fmt.Errorf("'%s': %w", name, err)
+	}
+	return m, nil
 }
 
 // ask asks the process that serves the mount how it is; nil if it does not answer.
