@@ -2,13 +2,16 @@ package main
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
 	"io/fs"
+	"math"
 	"math/rand/v2"
 	"net/http"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"strings"
 	"time"
@@ -16,6 +19,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/strata-nix/strata/internal/testenv"
+	"github.com/strata-nix/strata/store/lazy"
 	"github.com/strata-nix/strata/storepath"
 )
 
@@ -50,11 +54,23 @@ func warm(read func(dir string, names []string) (int64, error)) func(context.Con
 		if _, err := read(t.dirs[s], t.names); err != nil { // the kernel has it then
 			return sample{}, err
 		}
-		begin := time.Now()
-		n, err := read(t.dirs[s], t.names)
-		return sample{Value: time.Since(begin).Seconds(), answer: fmt.Sprint(n)}, err
+		// The quickest of several is the one that others on the machine have held up least: each takes less
+		// than a tenth of a second.
+		got := sample{Value: math.Inf(1)}
+		for range warmRounds {
+			begin := time.Now()
+			n, err := read(t.dirs[s], t.names)
+			if err != nil {
+				return sample{}, err
+			}
+			got.Value, got.answer = min(got.Value, time.Since(begin).Seconds()), fmt.Sprint(n)
+		}
+		return got, nil
 	}
 }
+
+// warmRounds is how often what is warm is read for a figure.
+const warmRounds = 10
 
 func (w *world) warmTrees(ctx context.Context) (_ *warmTrees, end func() error, err error) {
 	store, err := w.programStore(ctx)
@@ -91,7 +107,8 @@ func (w *world) warmTrees(ctx context.Context) (_ *warmTrees, end func() error, 
 	if err := do(ctx, "cp", "-a", filepath.Join(store.root, "nix/store"), plain); err != nil {
 		return nil, nil, err
 	}
-	t.dirs[stock] = filepath.Join(at, "merged")
+	// Both are as deep below the root, since each step of a path costs a look-up.
+	t.dirs[stock] = filepath.Join(at, "base", "nix/store")
 	unmounted, err := mountOverlay(plain, filepath.Join(at, "overlay"), t.dirs[stock])
 	if err != nil {
 		return nil, nil, err
@@ -115,8 +132,30 @@ func (w *world) warmTrees(ctx context.Context) (_ *warmTrees, end func() error, 
 	if err := do(ctx, prefetch...); err != nil {
 		return nil, nil, err
 	}
+	if err := isComplete(ctx, len(t.names)); err != nil {
+		return nil, nil, err
+	}
 	// What is complete shows from the next look on.
 	return t, end, do(ctx, strataPath, "refresh", "up")
+}
+
+// isComplete makes sure that the only mount has so many complete objects, which are read past it: otherwise it would be FUSE
+// that is measured.
+func isComplete(ctx context.Context, objects int) error {
+	out, err := exec.CommandContext(ctx, strataPath, "lazy", "status", "--json").Output()
+	if err != nil {
+		return err
+	}
+	var all []struct {
+		Serving *lazy.Report `json:"serving"`
+	}
+	if err := json.Unmarshal(out, &all); err != nil {
+		return err
+	}
+	if len(all) != 1 || all[0].Serving == nil || all[0].Serving.Objects.Graduated != int64(objects) {
+		return fmt.Errorf("not all of %d objects are complete: %s", objects, out)
+	}
+	return nil
 }
 
 // walkAll looks at all files of objects.
