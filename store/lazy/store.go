@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"iter"
 	"path/filepath"
 	"slices"
@@ -157,8 +158,15 @@ func (s *Store) OpenNar(ctx context.Context, p storepath.Path) (io.ReadCloser, e
 		return nil, err
 	}
 	if s.o.Cache.Has(p) {
-		return s.dump(ctx, p), nil
+		r, w := io.Pipe()
+		go func() { _ = w.CloseWithError(s.dump(ctx, info, w)) }()
+		return r, nil
 	}
+	return s.openAnywhere(ctx, info)
+}
+
+// openAnywhere opens the NAR of an object that is not here.
+func (s *Store) openAnywhere(ctx context.Context, info *store.PathInfo) (io.ReadCloser, error) {
 	errs := []error{}
 	for _, from := range s.origins(ctx) {
 		r, err := s.openFrom(ctx, from, info)
@@ -167,18 +175,43 @@ func (s *Store) OpenNar(ctx context.Context, p storepath.Path) (io.ReadCloser, e
 		}
 		errs = append(errs, err)
 	}
-	return nil, s.unavailable(p, errs)
+	return nil, s.unavailable(info.Path, errs)
 }
 
-// dump gives the NAR of an object that is here.
-func (s *Store) dump(ctx context.Context, p storepath.Path) io.ReadCloser {
-	dir := s.o.Cache.Objects()
-	if stage, ok := s.o.Cache.stagedAt(p); ok {
-		dir = stage
+// dump writes the NAR of an object that is here. It may be just being published, or evicted before its first byte was
+// written; after that it is in use.
+func (s *Store) dump(ctx context.Context, info *store.PathInfo, w io.Writer) error {
+	c, base := s.o.Cache, info.Path.Base()
+	out := &begun{Writer: w}
+	dumped := func(dir string) (bool, error) {
+		err := nar.Dump(ctx, out, filepath.Join(dir, base))
+		return out.yes || !errors.Is(err, fs.ErrNotExist), err
 	}
-	r, w := io.Pipe()
-	go func() { _ = w.CloseWithError(nar.Dump(ctx, w, filepath.Join(dir, p.Base()))) }()
-	return r
+	if stage, ok := c.stagedAt(info.Path); ok {
+		if done, err := dumped(stage); done {
+			return err
+		}
+	}
+	if done, err := dumped(c.Objects()); done {
+		return err
+	}
+	r, err := s.openAnywhere(ctx, info)
+	if err != nil {
+		return err
+	}
+	_, err = io.Copy(w, r)
+	return errors.Join(err, r.Close())
+}
+
+// begun notes whether something was written.
+type begun struct {
+	io.Writer
+	yes bool
+}
+
+func (b *begun) Write(p []byte) (int, error) {
+	b.yes = true
+	return b.Writer.Write(p)
 }
 
 // openFrom opens the NAR of an object at one origin, if that has this very object.
