@@ -99,6 +99,33 @@ func TestALibraryComesByAFewRoundTrips(t *testing.T) {
 	}
 }
 
+// Whoever reads the first file of all waits for what it is and for what is in it, and for nothing else one after the other.
+func TestTheFirstFileTakesTwoRoundTrips(t *testing.T) {
+	o := storetest.Tree(t, dir, "o", map[string]string{"file": "text"})
+	for _, caches := range []int{1, 3} {
+		t.Run(fmt.Sprint(caches), func(t *testing.T) {
+			var origins []lazy.Origin
+			for i := range caches { // the others have other objects
+				other := storetest.Tree(t, dir, fmt.Sprintf("o%d", i), map[string]string{"file": "another text"})
+				if i == 0 {
+					other = o
+				}
+				origins = append(origins, far(indexed(t, fmt.Sprint(i), plainNars, other)).origin(true))
+			}
+			synctest.Test(t, func(t *testing.T) {
+				s := newSetup(t, lazy.Options{Origins: origins, NoProfiles: true}, lazy.CacheOptions{})
+				s.lookingAhead()
+				time.Sleep(2 * roundTrip) // until somebody starts something
+				at := trips{time.Now()}
+				s.wants(o.Path(), "file", "text")
+				if n := at.taken(); n > 2 {
+					t.Errorf("it took %.0f round trips", n)
+				}
+			})
+		})
+	}
+}
+
 // A program names what it needs: by the time that it asks, it is here or on its way.
 func TestAProgramBringsWhatItNeeds(t *testing.T) {
 	const size = 3 << 20

@@ -33,6 +33,9 @@ func (a *asking) worthwhile() bool {
 	return a.lacked.Add(1)%askingEach == 0
 }
 
+// likely tells whether it is more likely than not that there is one.
+func (a *asking) likely() bool { return a.had.Load() > 0 || a.lacked.Load() == 0 }
+
 // indexOf finds an index of an object that can be believed; nil if there is none. kept tells that it is in
 // the cache.
 func (s *Store) indexOf(ctx context.Context, info *store.PathInfo) (x *fileindex.Index, signed *fileindex.Signed, kept bool) {
@@ -87,7 +90,7 @@ type earlyIndex struct {
 // maxEarly is how many are waited for at once.
 const maxEarly = 64
 
-// askEarly asks the first origin that has had some for the index of an object. forget forgets the answer if nobody has
+// askEarly asks the first origin that has had some, or of which nobody knows that yet, for the index of an object. forget forgets the answer if nobody has
 // taken it.
 func (s *Store) askEarly(ctx context.Context, p storepath.Path) (forget func()) {
 	nothing := func() {}
@@ -99,7 +102,7 @@ func (s *Store) askEarly(ctx context.Context, p storepath.Path) (forget func()) 
 	}
 	for _, from := range s.origins(ctx) {
 		indexer, ok := store.As[Indexer](from.Store)
-		if !ok || from.indexes.had.Load() == 0 {
+		if !ok || !from.indexes.likely() {
 			continue
 		}
 		key := earlyKey{from, p}
@@ -184,20 +187,28 @@ func (s *Store) keptIndex(info *store.PathInfo) (*fileindex.Index, *fileindex.Si
 	return x, signed
 }
 
-// keepIndex keeps the index of an object of which files are about to come.
+// keepIndex keeps the index of an object of which files are about to come. Nobody waits for the disk meanwhile, but the
+// object is not complete before that.
 func (pt *partial) keepIndex() {
 	pt.mu.Lock()
-	kept := pt.kept
-	pt.kept = true
-	pt.mu.Unlock()
-	c := pt.o.s.o.Cache
-	if kept {
+	defer pt.mu.Unlock()
+	if pt.kept {
 		return
 	}
-	err := replaceFile(c.at(partialDir, pt.info.Path.Base()), pt.signed.Encoded())
-	if err != nil && !errors.Is(err, fs.ErrExist) {
-		c.o.Log.Warn(fmt.Sprintf("a file index is not kept: %v", err))
-	}
+	pt.kept = true
+	pt.busy++
+	pt.o.fetch.idle.Go(func() {
+		c := pt.o.s.o.Cache
+		err := replaceFile(c.at(partialDir, pt.info.Path.Base()), pt.signed.Encoded())
+		if err != nil && !errors.Is(err, fs.ErrExist) {
+			c.o.Log.Warn(fmt.Sprintf("a file index is not kept: %v", err))
+		}
+		pt.mu.Lock()
+		defer pt.mu.Unlock()
+		pt.busy--
+		pt.ended()
+		pt.rest()
+	})
 }
 
 // distrust makes an object be fetched as a whole from now on: its index was signed and wrong.

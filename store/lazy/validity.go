@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"math"
 	"slices"
+	"sync"
 
 	"github.com/strata-nix/strata/nixhash"
 	"github.com/strata-nix/strata/store"
@@ -119,15 +120,18 @@ func (s *Store) origins(ctx context.Context) []*origin {
 	all := make([]*origin, len(s.o.Origins))
 	rank := map[*origin]int{}
 	known := true
+	var said []advertised
+	if len(all) > 1 {
+		said = s.greet(ctx, func(o Origin) bool { return o.Priority == nil })
+	}
 	for i, from := range s.o.Origins {
 		all[i] = &origin{Origin: from}
 		rank[all[i]] = unknownPriority
 		if from.Priority != nil {
 			rank[all[i]] = *from.Priority
-		} else if a, ok := store.As[store.Advertiser](from.Store); ok && len(all) > 1 {
-			p, _, err := a.Advertise(ctx)
-			if known = known && err == nil; err == nil {
-				rank[all[i]] = p
+		} else if said != nil && said[i].asked {
+			if known = known && said[i].err == nil; said[i].err == nil {
+				rank[all[i]] = said[i].priority
 			}
 		}
 	}
@@ -136,6 +140,32 @@ func (s *Store) origins(ctx context.Context) []*origin {
 		s.ranked = all
 	}
 	return all
+}
+
+// advertised is what an origin says of itself.
+type advertised struct {
+	asked    bool
+	priority int
+	err      error
+}
+
+// greet asks origins how they want to be used, all at once: each answers nothing else before it was asked that. The answers
+// are in the order of the options.
+func (s *Store) greet(ctx context.Context, which func(Origin) bool) []advertised {
+	said := make([]advertised, len(s.o.Origins))
+	var all sync.WaitGroup
+	for i, from := range s.o.Origins {
+		a, ok := store.As[store.Advertiser](from.Store)
+		if !ok || !which(from) {
+			continue
+		}
+		all.Go(func() {
+			said[i].asked = true
+			said[i].priority, _, said[i].err = a.Advertise(ctx)
+		})
+	}
+	all.Wait()
+	return said
 }
 
 // unknownPriority is that of an origin that does not say, or cannot be asked now.
