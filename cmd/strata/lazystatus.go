@@ -126,7 +126,7 @@ func lazyLines(r *lazy.Report) (lines []string) {
 		{c.Failed, "objects could not be had"},
 		{c.Refused, "contents were not those that were promised, and refused"},
 		{c.Damaged, "objects on disk were damaged"},
-		{c.Through, "objects were served and not kept, as the disk is full"},
+		{c.Through, "objects or parts of files were served and not kept, for want of room"},
 		{c.Unanswered, "questions went unanswered"},
 		{c.Lied, "listings were wrong"},
 	} {

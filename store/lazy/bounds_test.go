@@ -3,15 +3,18 @@ package lazy_test
 import (
 	"context"
 	"fmt"
+	"io/fs"
 	"os"
 	"os/exec"
 	"path/filepath"
+	"strings"
 	"testing"
 	"time"
 
 	"golang.org/x/sys/unix"
 
 	"github.com/strata-nix/strata/compress"
+	"github.com/strata-nix/strata/fileindex"
 	"github.com/strata-nix/strata/internal/testenv"
 	"github.com/strata-nix/strata/objstore"
 	"github.com/strata-nix/strata/store"
@@ -53,6 +56,75 @@ func TestBoundsHoldForAllOfAMachine(t *testing.T) {
 	after, err := c.Usage(t.Context())
 	if err != nil || after.Objects != 6-int64(len(out.Paths)) || after.Bytes != out.Left || after.Evicted != int64(len(out.Paths)) || after.Bound != o.MaxBytes {
 		t.Errorf("%+v, %v", after, err)
+	}
+}
+
+// diskOf is what the files of a cache take.
+func diskOf(t *testing.T, c *lazy.Cache) (sum int64) {
+	t.Helper()
+	err := filepath.WalkDir(filepath.Join(c.Dir(), "files"), func(path string, d fs.DirEntry, err error) error {
+		if err != nil || !d.Type().IsRegular() {
+			return err
+		}
+		var st unix.Stat_t
+		err = unix.Lstat(path, &st)
+		sum += st.Blocks * 512
+		return err
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return sum
+}
+
+// What is read in parts keeps to the bounds also while it is read: others go for it, and what it is more than the bounds
+// allow is given to who reads it and not kept.
+func TestBoundsHoldForWhatIsBeingRead(t *testing.T) {
+	const bound = 600 << 10
+	const slack = 8 * fileindex.ChunkSize // several chunks are written at once
+	first, few := storetest.Tree(t, dir, "first", map[string]string{"a": noise(1, 200_000), "b": noise(2, 200_000), "c": "c"}), 200_000
+	second, files := large(t, "second")
+	from := indexed(t, "a", forms["zstd"], first, second)
+	s := newSetup(t, lazy.Options{Origins: []lazy.Origin{from.origin(true)}}, lazy.CacheOptions{MaxBytes: bound})
+	for i, name := range []string{"a", "b"} {
+		s.wants(first.Path(), name, noise(i+1, few))
+	}
+	s.settled()
+	if n := diskOf(t, s.cache); n < 2*int64(few) {
+		t.Fatalf("%d bytes are kept", n)
+	}
+	// They were read a while ago.
+	ago := time.Now().Add(-time.Hour)
+	err := filepath.WalkDir(filepath.Join(s.cache.Dir(), "files"), func(path string, d fs.DirEntry, err error) error {
+		if err == nil && d.Type().IsRegular() {
+			err = os.Chtimes(path, ago, time.Time{})
+		}
+		return err
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	s.wants(second.Path(), "lib/big", files["lib/big"])
+	s.settled()
+	n := diskOf(t, s.cache)
+	if n > bound+slack || n < bound/2 {
+		t.Errorf("%d bytes are kept of %d that may be", n, bound)
+	}
+	if u, err := s.cache.Usage(t.Context()); err != nil || u.Bytes > bound+slack || u.Bytes < n-slack {
+		t.Errorf("%+v, %v", u, err)
+	}
+	s.wants(second.Path(), "lib/big", files["lib/big"]) // again
+	s.wants(first.Path(), "a", noise(1, few))
+	s.wants(second.Path(), "share/doc", files["share/doc"])
+	s.settled()
+	if n := diskOf(t, s.cache); n > bound+slack {
+		t.Errorf("%d bytes are kept of %d that may be", n, bound)
+	}
+	if c := s.store.Counts(); c.Through == 0 || c.EIO+c.Damaged+c.Lied+c.Refused+c.Failed != 0 {
+		t.Errorf("%+v", c)
+	}
+	if !strings.Contains(s.logged(), "may not become larger") {
+		t.Errorf("nothing says so:\n%s", s.logged())
 	}
 }
 

@@ -50,6 +50,10 @@ type Cache struct {
 	mu     sync.Mutex
 	staged map[storepath.Path]*stage // verified objects that are yet to be published
 	used   map[storepath.Path]time.Time
+
+	filing [16]sync.Mutex // of who writes files, by the first byte of the digest
+	along  along
+	way    clearing
 }
 
 // Places in a cache; doc/formats/lazy-cache.md.
@@ -149,7 +153,7 @@ func (c *Cache) Dir() string { return c.o.Dir }
 func (c *Cache) Objects() string { return c.at(objectsDir) }
 
 // Close gives everything back. No call may be under way.
-func (c *Cache) Close() error { return c.objects.Close() }
+func (c *Cache) Close() error { return errors.Join(c.endNotes(), c.objects.Close()) }
 
 // Has tells which of paths are here, complete and verified.
 func (c *Cache) Has(p storepath.Path) bool {

@@ -91,6 +91,7 @@ type eviction struct {
 }
 
 func (e *eviction) run(ctx context.Context) (err error) {
+	e.c.note()
 	if e.total, err = e.c.tally(nil); err != nil {
 		return err
 	}
@@ -251,7 +252,7 @@ func (c *Cache) gone(all []held) error {
 	if len(all) == 0 {
 		return nil
 	}
-	_, err := c.tally(func(t *tally) {
+	_, err := c.noted(func(t *tally) {
 		for _, h := range all {
 			t.Objects--
 			t.Bytes -= h.bytes
@@ -298,7 +299,10 @@ func (c *Cache) takeAway(ctx context.Context, going []held, out *Evicted) (gone 
 		}
 		defer fetching.done()
 		err := moveDir(c.at(objectsDir, h.path.Base()), filepath.Join(trash, h.path.Base()))
-		if err != nil && !errors.Is(err, fs.ErrNotExist) {
+		if errors.Is(err, fs.ErrNotExist) {
+			continue // somebody else has taken it away, and counted that
+		}
+		if err != nil {
 			return nil, errors.Join(err, c.putBack(trash, moved))
 		}
 		moved = append(moved, h)
@@ -353,7 +357,7 @@ func (c *Cache) discard(ctx context.Context, p storepath.Path) error {
 	err = moveDir(c.at(objectsDir, p.Base()), filepath.Join(trash, p.Base()))
 	switch {
 	case err == nil:
-		if _, terr := c.tally(func(t *tally) { t.Objects--; t.Bytes -= h.bytes }); terr != nil {
+		if _, terr := c.noted(func(t *tally) { t.Objects--; t.Bytes -= h.bytes }); terr != nil {
 			c.o.Log.Debug(terr.Error())
 		}
 	case !errors.Is(err, fs.ErrNotExist):

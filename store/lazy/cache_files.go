@@ -1,6 +1,7 @@
 package lazy
 
 import (
+	"bytes"
 	"context"
 	"crypto/rand"
 	"crypto/sha256"
@@ -11,6 +12,7 @@ import (
 	"os"
 	"path/filepath"
 	"strconv"
+	"sync"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -129,8 +131,18 @@ func preadFull(fd int, p []byte, off int64) (done int, err error) {
 	return done, nil
 }
 
+// turn is held by who changes a file.
+func (c *Cache) turn(x *fileindex.Contents, node uint32) *sync.Mutex {
+	d, _ := x.FileDigest(node)
+	return &c.filing[int(d[0])%len(c.filing)]
+}
+
 // writeChunk keeps a chunk that was compared.
 func (c *Cache) writeChunk(x *fileindex.Contents, k fileindex.Chunk, data []byte) error {
+	// Several objects may have the same file come: it is written, and counted, once.
+	turn := c.turn(x, k.Node)
+	turn.Lock()
+	defer turn.Unlock()
 	name := c.fileName(x, k.Node)
 	if k.Size == x.Tree().Node(k.Node).Size {
 		return c.writeWhole(name, data)
@@ -142,17 +154,57 @@ func (c *Cache) writeChunk(x *fileindex.Contents, k fileindex.Chunk, data []byte
 	if err != nil {
 		return err
 	}
+	if holds(int(f.Fd()), data, k.Offset) {
+		return f.Close() // another process, or this one before, was not known to have brought it
+	}
+	done := c.writes()
 	_, err = f.WriteAt(data, k.Offset)
 	err = errors.Join(err, f.Close())
 	crashpoint.Reached("lazy: chunk written")
-	if err == nil {
-		c.added(k.Size)
+	if err != nil {
+		done(0)
+		return err
 	}
-	return err
+	done(k.Size)
+	return nil
+}
+
+// holds tells whether a file has these bytes at an offset, so that they are neither written nor counted again.
+func holds(fd int, data []byte, off int64) bool {
+	is := make([]byte, len(data))
+	n, err := preadFull(fd, is, off)
+	return err == nil && n == len(data) && bytes.Equal(is, data)
+}
+
+// isHere tells whether a file of one chunk is here already, and otherwise what it will take that the one which is here does not.
+func isHere(name string, data []byte) (yes bool, more int64) {
+	more = onDisk(int64(len(data)))
+	fd, err := openFile(name)
+	if err != nil {
+		return false, more
+	}
+	defer unix.Close(fd)
+	var st unix.Stat_t
+	if unix.Fstat(fd, &st) != nil {
+		return false, more
+	}
+	if st.Size == int64(len(data)) && holds(fd, data, 0) {
+		return true, 0
+	}
+	if st.Nlink == 1 {
+		more -= onDisk(st.Size)
+	}
+	return false, more
 }
 
 // writeWhole keeps a file of one chunk.
 func (c *Cache) writeWhole(name string, data []byte) error {
+	here, more := isHere(name, data)
+	if here {
+		return nil
+	}
+	done, came := c.writes(), int64(0)
+	defer func() { done(came) }()
 	f, err := createBeside(name)
 	if err != nil {
 		return err
@@ -168,7 +220,7 @@ func (c *Cache) writeWhole(name string, data []byte) error {
 		return err
 	}
 	crashpoint.Reached("lazy: file named")
-	c.added(onDisk(int64(len(data))))
+	came = more
 	return nil
 }
 
@@ -237,13 +289,24 @@ func (c *Cache) completeFile(ctx context.Context, x *fileindex.Contents, node ui
 	if err := finishFile(f, name); err != nil {
 		return err
 	}
+	turn := c.turn(x, node)
+	turn.Lock() // while the file has neither of its names nobody begins another one
+	defer turn.Unlock()
 	// What has that name now need not be what was compared.
 	ours := name + ".new-" + rand.Text()
 	if err := os.Rename(name+partSuffix, ours); err != nil {
 		if errors.Is(err, fs.ErrNotExist) {
+			if _, lerr := os.Lstat(name); lerr == nil {
+				return nil
+			}
 			return fmt.Errorf("'%s': %w", name, errHoles)
 		}
 		return err
+	}
+	var replaced int64 // and counted
+	var st unix.Stat_t
+	if unix.Lstat(name, &st) == nil && st.Nlink == 1 {
+		replaced = onDisk(st.Size)
 	}
 	here, err := os.Lstat(ours)
 	was, serr := f.Stat()
@@ -258,6 +321,9 @@ func (c *Cache) completeFile(ctx context.Context, x *fileindex.Contents, node ui
 		return err
 	}
 	crashpoint.Reached("lazy: file complete")
+	if replaced > 0 {
+		c.added(-replaced)
+	}
 	return nil
 }
 

@@ -144,7 +144,7 @@ func (c *Cache) recount(ctx context.Context, members []*Cache) (tally, error) {
 		_, alone := m.sweepFiles(ctx, nil, false, time.Time{})
 		bytes += alone
 	}
-	return c.tally(func(t *tally) {
+	return c.noted(func(t *tally) {
 		// What came meanwhile may have been seen or not.
 		t.Objects, t.Bytes, t.Counted = objects, bytes, began.Unix()
 	})

@@ -35,6 +35,7 @@ type stage struct {
 	// contents are those of the tree; nil if the files are those of the cache already.
 	contents *fileindex.Contents
 	made     nar.Stats
+	alone    int64 // bytes of its files that the cache had, and that are counted with the object from now on
 }
 
 // stageLock is the file in a stage that its process has locked.
@@ -179,7 +180,7 @@ func (st *stage) publish() error {
 	}
 	_ = os.Remove(c.at(listingsDir, base)) // the true one has come
 	_ = os.Remove(c.at(partialDir, base))
-	c.addedObjects(1, diskSize(st.tree))
+	c.addedObjects(1, diskSize(st.tree)-st.alone)
 	return nil
 }
 

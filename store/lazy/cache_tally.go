@@ -98,7 +98,7 @@ func (c *Cache) added(bytes int64) { c.addedObjects(0, bytes) }
 
 // addedObjects notes that objects have come, and that the cache may be too large now.
 func (c *Cache) addedObjects(objects, bytes int64) {
-	t, err := c.tally(func(t *tally) {
+	t, err := c.noted(func(t *tally) {
 		t.Objects += objects
 		t.Bytes += bytes
 	})
@@ -125,6 +125,7 @@ type Usage struct {
 // Usage tells what the cache holds, with those that share its bounds. It looks at everything
 // only if nobody has counted yet.
 func (c *Cache) Usage(ctx context.Context) (Usage, error) {
+	c.note()
 	t, err := c.tally(nil)
 	if err == nil && t.Counted == 0 {
 		t, err = c.count(ctx)

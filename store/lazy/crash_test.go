@@ -33,7 +33,7 @@ func crashChild(at string) {
 	if err != nil {
 		os.Exit(2)
 	}
-	crashpoint.KillAt(n, nil)
+	crashpoint.KillAt(n, func(name string) { fmt.Fprintln(os.Stderr, "killed at", name) })
 	in := os.Getenv(crashIn)
 	if os.Getenv(crashParts) != "" {
 		if err := partsChild(in); err != nil {

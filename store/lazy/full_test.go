@@ -85,6 +85,34 @@ func TestDiskFull(t *testing.T) {
 	}
 }
 
+// On a full disk others are evicted for what is read in parts, too.
+func TestDiskFullOfOthers(t *testing.T) {
+	if !testenv.Isolate(t, testenv.Namespace{}) {
+		return
+	}
+	at := smallDisk(t, "800k")
+	first := storetest.Tree(t, dir, "first", map[string]string{"large": noise(1, 500_000)})
+	second := storetest.Tree(t, dir, "second", map[string]string{"large": noise(2, 500_000), "other": noise(3, 100_000)})
+	from := indexed(t, "a", forms["zstd"], first, second)
+	s := newSetup(t, lazy.Options{Origins: []lazy.Origin{from.origin(true)}}, lazy.CacheOptions{Dir: filepath.Join(at, "cache")})
+	s.wants(first.Path(), "large", noise(1, 500_000))
+	s.settled()
+	if names := here(t, s.cache); len(names) != 1 {
+		t.Fatalf("%q are here", names)
+	}
+	s.age(first.Path(), time.Hour)
+	s.wants(second.Path(), "large", noise(2, 500_000))
+	s.settled()
+	from.taken()
+	s.wants(second.Path(), "large", noise(2, 500_000))
+	if n, _ := from.taken(); n != 0 {
+		t.Errorf("%d bytes come again", n)
+	}
+	if names := here(t, s.cache); len(names) != 0 {
+		t.Errorf("%q are here", names)
+	}
+}
+
 // Pinned objects do not go for others.
 func TestDiskFullOfPinned(t *testing.T) {
 	if !testenv.Isolate(t, testenv.Namespace{}) {

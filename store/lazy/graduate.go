@@ -69,7 +69,6 @@ func (pt *partial) tryGraduate(ctx context.Context) error {
 		return err
 	}
 	pt.o.s.count.completed.Add(1)
-	c.added(-pt.stored())
 	return nil
 }
 
@@ -91,17 +90,6 @@ func (pt *partial) source() string {
 		}
 	}
 	return from
-}
-
-// stored is what the files take that are counted with the object from now on.
-func (pt *partial) stored() (sum int64) {
-	t := pt.x.Contents.Tree()
-	for n := range t.Len() {
-		if _, ok := pt.x.Contents.FileDigest(n); ok {
-			sum += onDisk(t.Node(n).Size)
-		}
-	}
-	return sum
 }
 
 // lied is called when all files are as the index says and their NAR is not that of the object: either a file of the cache
@@ -154,7 +142,7 @@ func (pt *partial) build(ctx context.Context, st *stage) error {
 			}
 		default:
 			st.made.Files++
-			if err = pt.linkFile(ctx, n, at); errors.Is(err, fs.ErrNotExist) {
+			if err = pt.linkFile(ctx, st, n, at); errors.Is(err, fs.ErrNotExist) {
 				pt.unmarkFile(n) // it has been evicted, and comes again when somebody reads it
 			}
 		}
@@ -187,7 +175,7 @@ func storeTimes(path string) error {
 }
 
 // linkFile makes a file of an object that is the one of the cache, or a copy if that has too many names.
-func (pt *partial) linkFile(ctx context.Context, n uint32, at string) error {
+func (pt *partial) linkFile(ctx context.Context, st *stage, n uint32, at string) error {
 	c := pt.o.s.o.Cache
 	node := pt.x.Contents.Tree().Node(n)
 	if node.Size > 0 {
@@ -195,6 +183,9 @@ func (pt *partial) linkFile(ctx context.Context, n uint32, at string) error {
 		err := os.Link(name, at)
 		if os.IsNotExist(err) && c.completeFile(ctx, pt.x.Contents, n) == nil {
 			err = os.Link(name, at) // several processes had each a part of it come
+		}
+		if err == nil {
+			st.noteAlone(at)
 		}
 		if err == nil || os.IsNotExist(err) {
 			return err

@@ -41,7 +41,13 @@ func (pt *partial) put(j *pieceJob, n int, k fileindex.Chunk, data []byte, from 
 // keep writes a chunk to disk. What that has no room for stays in memory for a while.
 func (pt *partial) keep(n int, k fileindex.Chunk, data []byte) {
 	c := pt.o.s.o.Cache
-	err := c.writeChunk(pt.x.Contents, k, data)
+	err := c.makeWay(0)
+	if err == nil {
+		err = c.writeChunk(pt.x.Contents, k, data)
+	}
+	if isFull(err) && c.makeWay(maxFresh) == nil {
+		err = c.writeChunk(pt.x.Contents, k, data)
+	}
 	pt.mu.Lock()
 	delete(pt.fresh, n)
 	if err != nil {

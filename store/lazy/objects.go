@@ -74,6 +74,7 @@ func (s *Store) Objects(state string) (*Objects, error) {
 func (o *Objects) Close() error {
 	o.end()
 	o.fetch.idle.Wait()
+	o.s.o.Cache.note()
 	return o.numbers.close()
 }
 

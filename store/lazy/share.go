@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"maps"
 	"os"
 	"path/filepath"
 	"strings"
@@ -54,7 +55,9 @@ func (st *stage) shareFile(x *fileindex.Contents, n uint32) error {
 		return nil
 	}
 	temporary := filepath.Join(st.dir, ".shared")
-	err = os.Link(name, temporary)
+	if err = os.Link(name, temporary); err == nil {
+		st.noteAlone(temporary)
+	}
 	if errors.Is(err, unix.EMLINK) {
 		// It has all the names that it can have: from now on it is this one.
 		if err = os.Link(at, temporary); err == nil {
@@ -66,6 +69,14 @@ func (st *stage) shareFile(x *fileindex.Contents, n uint32) error {
 		return err
 	}
 	return errors.Join(replaceIn(temporary, at), ignoreMissing(os.Remove(temporary)))
+}
+
+// noteAlone notes that a file was linked which, if it has one other name now, no complete object had.
+func (st *stage) noteAlone(at string) {
+	var is unix.Stat_t
+	if unix.Lstat(at, &is) == nil && is.Nlink == 2 {
+		st.alone += onDisk(is.Size)
+	}
 }
 
 // replaceIn renames a file over another one, in a directory that its owner may not be allowed to write to.
@@ -96,20 +107,22 @@ func ignoreMissing(err error) error {
 	return err
 }
 
-// inodes are those of the files below a directory that nothing else has but the cache.
-func inodes(dir string) map[uint64]bool {
-	set := map[uint64]bool{}
+// inodes are those of the files below a directory that nothing else has but the cache, and how many names each has there.
+func inodes(dir string) map[uint64]uint64 {
+	names, all := map[uint64]uint64{}, map[uint64]uint64{}
 	_ = filepath.WalkDir(dir, func(path string, d fs.DirEntry, err error) error {
 		if err != nil || !d.Type().IsRegular() {
 			return nil //nolint:nilerr // what cannot be seen stays
 		}
 		var st unix.Stat_t
-		if unix.Lstat(path, &st) == nil && st.Nlink == 2 {
-			set[st.Ino] = true
+		if unix.Lstat(path, &st) == nil && st.Nlink > 1 {
+			names[st.Ino]++
+			all[st.Ino] = uint64(st.Nlink) //nolint:unconvert // not on all architectures
 		}
 		return nil
 	})
-	return set
+	maps.DeleteFunc(names, func(ino, here uint64) bool { return all[ino] != here+1 })
+	return names
 }
 
 // removeObjects removes a directory with objects, and the files that only they and the cache have: those first,
@@ -126,9 +139,9 @@ func (c *Cache) removeObjects(ctx context.Context, dir string) error {
 // staleFile is for how long a file stays that is being written: longer than that takes.
 const staleFile = time.Hour
 
-// sweepFiles removes files of the cache: those with one of the inodes, which somebody else has besides; and of those that no complete object
+// sweepFiles removes files of the cache: those with one of the inodes, which somebody else has besides by so many names; and of those that no complete object
 // has all, if all is set, and those that were not read since old. It gives the bytes that were freed, and those that such files still take.
-func (c *Cache) sweepFiles(ctx context.Context, of map[uint64]bool, all bool, old time.Time) (freed, left int64) {
+func (c *Cache) sweepFiles(ctx context.Context, of map[uint64]uint64, all bool, old time.Time) (freed, left int64) {
 	_ = eachName(ctx, c.at(filesDir), func(some string) {
 		_ = eachName(ctx, c.at(filesDir, some), func(name string) {
 			path := c.at(filesDir, some, name)
@@ -137,7 +150,7 @@ func (c *Cache) sweepFiles(ctx context.Context, of map[uint64]bool, all bool, ol
 				return
 			}
 			if st.Nlink > 1 {
-				if st.Nlink == 2 && of[st.Ino] {
+				if uint64(st.Nlink) == of[st.Ino]+1 { //nolint:unconvert // see above
 					_ = os.Remove(path)
 				}
 				return

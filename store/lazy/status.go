@@ -35,7 +35,7 @@ type Counts struct {
 	EIO         int64 `json:"eio"`         // reads and look-ups that waited and ended in EIO
 	Refused     int64 `json:"refused"`     // contents that came and were not those that were promised
 	Damaged     int64 `json:"damaged"`     // objects of the cache that were not what they had been
-	Through     int64 `json:"through"`     // objects that were served and not kept, as the disk was full
+	Through     int64 `json:"through"`     // objects, or parts of files, that were served and not kept, as there was no room
 	Unanswered  int64 `json:"unanswered"`  // questions about validity that an origin failed to answer
 	Lied        int64 `json:"lied"`        // listings that were not those of their objects
 }
