@@ -414,9 +414,7 @@ func TestImageIsALower(t *testing.T) {
 	if err := os.Mkdir(at, 0o755); err != nil {
 		t.Fatal(err)
 	}
-	if err := unix.Mount(img, at, "erofs", unix.MS_RDONLY, ""); err != nil {
-		t.Fatal(err)
-	}
+	testenv.MountEROFS(t, img, at)
 	defer func() { _ = unix.Unmount(at, unix.MNT_DETACH) }()
 	same(t, p, at, layers)
 	if fsck, err := exec.LookPath("fsck.erofs"); err == nil {

@@ -92,9 +92,7 @@ func TestMounted(t *testing.T) {
 			if err := os.MkdirAll(at, 0o755); err != nil {
 				t.Fatal(err)
 			}
-			if err := unix.Mount(img, at, "erofs", unix.MS_RDONLY, ""); err != nil {
-				t.Fatalf("%s: %v", name, err)
-			}
+			testenv.MountEROFS(t, img, at)
 			err := tr.differsOnDisk(at)
 			if umount := unix.Unmount(at, 0); err != nil || umount != nil {
 				t.Errorf("%s: %v, %v", name, err, umount)

@@ -1,6 +1,7 @@
 package testenv
 
 import (
+	"fmt"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -46,8 +47,8 @@ func FileSystem(t testing.TB, kind string) string {
 	if out, err := exec.Command(mkfs, append(how.mkfs[1:], img)...).CombinedOutput(); err != nil {
 		t.Fatalf("%s: %v\n%s", mkfs, err, out)
 	}
-	if out, err := exec.Command("mount", "-o", "loop", "-t", kind, img, at).CombinedOutput(); err != nil {
-		Skipf(t, "cannot mount %s here: %v: %s", kind, err, out)
+	if err := mountLoop(kind, img, at); err != nil {
+		Skip(t, err.Error())
 	}
 	t.Cleanup(func() {
 		if err := unix.Unmount(at, 0); err != nil {
@@ -55,4 +56,21 @@ func FileSystem(t testing.TB, kind string) string {
 		}
 	})
 	return at
+}
+
+// MountEROFS shows an image at a directory of the caller's mount namespace, by way of a loop
+// device: the kernel reads images without one only from some file systems, of which tmpfs is none. The
+// caller unmounts it, and with that the device goes.
+func MountEROFS(t testing.TB, img, at string) {
+	t.Helper()
+	if err := mountLoop("erofs", img, at); err != nil {
+		t.Fatal(err)
+	}
+}
+
+func mountLoop(kind, img, at string) error {
+	if out, err := exec.Command("mount", "-o", "loop", "-t", kind, img, at).CombinedOutput(); err != nil {
+		return fmt.Errorf("cannot mount %s here: %w: %s", kind, err, out)
+	}
+	return nil
 }

@@ -70,9 +70,7 @@ func TestEROFSRequirementHolds(t *testing.T) {
 	if out, err := exec.Command(mkfs, image, tree).CombinedOutput(); err != nil {
 		t.Fatalf("%v\n%s", err, out)
 	}
-	if err := unix.Mount(image, mnt, "erofs", unix.MS_RDONLY, ""); err != nil {
-		t.Fatal(err)
-	}
+	MountEROFS(t, image, mnt)
 	t.Cleanup(func() { unix.Unmount(mnt, 0) })
 	if got, err := os.ReadFile(filepath.Join(mnt, "x")); err != nil || string(got) != "in the image" {
 		t.Errorf("mounted: %q, %v", got, err)
