@@ -1,7 +1,8 @@
 # Targets for people and for .ci/run. Everything is also an ordinary go command.
 #
 #   make build       bin/strata, static
-#   make test        the full test run, with the number of tests at the end
+#   make test        the full test run, with the number of tests at the end (SCRATCH=directory for what tests write)
+#   make user-test   the same by root as an ordinary user
 #   make demo        assemble a layered store out of this machine's programs and use it
 #   make bench       strata against stock Nix, into doc/benchmarks.md (BENCHFLAGS='-run regexp -long-pairs 0 …')
 #   make bench-smoke the same on small inputs, to see that both sides answer alike
@@ -20,11 +21,19 @@ BENCH    ?= .
 COUNT    ?= 1
 FUZZTIME ?= 5s
 STEPS    ?= 1000
+SCRATCH  ?=
+
+# Those that take longest come first, so that at the end no processor waits for one of them, and
+# there is one more at a time than there are processors, since tests wait for disks and programs.
+PACKAGES = ./daemon ./cmd/strata ./stack ./builder ./store/... ./...
+TESTSUM  = $(GO) run ./tools/testsum -p $$(($$(nproc) + 1)) -timeout 30m
+# Where tests make their files; Go itself stays where it is.
+SCRATCHED = $(if $(SCRATCH),env TMPDIR=$(SCRATCH))
 
 REVISION := $(shell git describe --always --dirty --abbrev=12 2>/dev/null)
 LDFLAGS  := $(if $(REVISION),-X main.revision=$(REVISION))
 
-.PHONY: build stage install test demo bench bench-smoke gobench lint fuzz walks race layout clean test-trees
+.PHONY: build stage install test user-test demo bench bench-smoke gobench lint fuzz walks race layout clean test-trees
 
 # What is started twice for each build of a derivation is a small program of its own,
 # and a part of strata. Without it, as by plain go build, strata is all in one.
@@ -50,12 +59,12 @@ install: build
 	mkdir -p $(UNITS)
 	for u in contrib/systemd/*; do sed 's|/usr/bin/strata|$(PREFIX)/bin/strata|' "$$u" >"$(UNITS)/$${u##*/}"; done
 
-# While the trees are made, which is mostly waiting, the tests are compiled.
 test: build
-	@$(GO) run ./tools/testtrees -keep-going & trees=$$!; \
-	$(GO) test -run '^$$' ./... >/dev/null; \
-	wait $$trees; \
-	STRATA_BIN=$(CURDIR)/bin/strata $(GO) run ./tools/testsum -count=1 -timeout 30m $(TESTFLAGS) ./...
+	$(GO) run ./tools/testtrees -keep-going
+	STRATA_BIN=$(CURDIR)/bin/strata $(TESTSUM) -count=1 -exec '$(SCRATCHED)' $(TESTFLAGS) $(PACKAGES)
+
+user-test: build
+	STRATA_BIN=$(CURDIR)/bin/strata $(TESTSUM) -count=1 -exec '$(SCRATCHED) $(CURDIR)/scripts/as-user.sh' $(TESTFLAGS) $(PACKAGES)
 
 demo: build
 	./scripts/demo.sh
@@ -78,7 +87,7 @@ bin/staticcheck: tools/lint/go.mod tools/lint/go.sum
 # Without that setting each process, of which tests start many, waits a second at its end.
 # The stages around builders are not race binaries, which take long to start.
 race: stage
-	STRATA_TEST_NO_SKIP= GORACE=atexit_sleep_ms=0 $(GO) run ./tools/testsum -race -short -timeout 30m -tags embed_stage ./...
+	STRATA_TEST_NO_SKIP= GORACE=atexit_sleep_ms=0 $(TESTSUM) -race -short -tags embed_stage $(PACKAGES)
 
 fuzz:
 	FUZZTIME=$(FUZZTIME) ./scripts/fuzz.sh
