@@ -19,6 +19,8 @@ import (
 	"slices"
 	"strings"
 	"testing"
+
+	"github.com/strata-nix/strata/internal/testenv"
 )
 
 const module = "github.com/strata-nix/strata"
@@ -236,6 +238,7 @@ var foreign = regexp.MustCompile(`(^|[^\w.-])/` + `(work/(main|shared|\.)|tmp/br
 	`|\b(deb|security|ftp|archive|snapshot)\.` + `debian\.org|\b(proxy|sum)\.` + `golang\.org|registry\.` + `npmjs|pypi\.` + `org`)
 
 func TestTreeStandsAlone(t *testing.T) {
+	testenv.LongWithRace(t)
 	sourceFiles(t, func(name string, content []byte) {
 		if path.Base(name) == "go.sum" || bytes.IndexByte(content, 0) >= 0 {
 			return

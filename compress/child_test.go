@@ -92,6 +92,7 @@ func TestProgramIgnoresEnvironment(t *testing.T) {
 
 // The stock tools read what is written here, and the other way round.
 func TestStockTools(t *testing.T) {
+	testenv.LongWithRace(t)
 	data := text(1 << 20)
 	for m, name := range map[Method]string{XZ: "xz", Zstd: "zstd", Gzip: "gzip", Bzip2: "bzip2"} {
 		t.Run(name, func(t *testing.T) {

@@ -62,6 +62,7 @@ var compressing = Methods[1:]
 // eachXZ runs a test with and without the program.
 func eachXZ(t *testing.T, f func(t *testing.T)) {
 	t.Run("go", func(t *testing.T) {
+		testenv.LongWithRace(t)
 		found := xzProgram
 		defer func() { xzProgram = found }()
 		xzProgram = func() string { return "" }
@@ -86,6 +87,9 @@ func eachMethod(t *testing.T, f func(t *testing.T, m Method)) {
 			if m == XZ {
 				eachXZ(t, func(t *testing.T) { f(t, m) })
 			} else {
+				if m == Bzip2 {
+					testenv.LongWithRace(t)
+				}
 				f(t, m)
 			}
 		})

@@ -37,6 +37,7 @@ func kinds() map[string][]byte {
 
 // What XZ Utils write with any of its options is read here.
 func TestXZOptions(t *testing.T) {
+	testenv.LongWithRace(t)
 	tool := testenv.Tool(t, "xz")
 	options := [][]string{
 		{"-0"}, {"-6"}, {"--lzma2=dict=4KiB"}, {"-9"}, {"-1e"}, {"--check=none"}, {"--check=crc32"}, {"--check=crc64"}, {"--check=sha256"},

@@ -181,6 +181,7 @@ func TestFileThatIsNoDatabase(t *testing.T) {
 }
 
 func TestDamagedPagesAreFound(t *testing.T) {
+	testenv.LongWithRace(t)
 	dbDir := filepath.Join(t.TempDir(), "db")
 	db, err := nixdb.Open(t.Context(), dbDir, nixdb.Options{Dir: dir})
 	if err != nil {

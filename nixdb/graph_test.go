@@ -4,6 +4,7 @@ import (
 	"slices"
 	"testing"
 
+	"github.com/strata-nix/strata/internal/testenv"
 	"github.com/strata-nix/strata/nixdb"
 	"github.com/strata-nix/strata/storepath"
 )
@@ -70,6 +71,7 @@ func TestGraph(t *testing.T) {
 
 // Numbers of rows with gaps take another way than those without.
 func TestGraphWithGaps(t *testing.T) {
+	testenv.LongWithRace(t)
 	db, _ := newDB(t)
 	if _, err := db.Load(t.Context(), synthetic(3000, false)); err != nil {
 		t.Fatal(err)

@@ -11,6 +11,7 @@ import (
 	"sync/atomic"
 	"testing"
 
+	"github.com/strata-nix/strata/internal/testenv"
 	"github.com/strata-nix/strata/nixhash"
 	"github.com/strata-nix/strata/store"
 	"github.com/strata-nix/strata/storepath"
@@ -117,6 +118,7 @@ func askAll(t *testing.T, db *DB, paths []storepath.Path) (a answers) {
 }
 
 func TestViewSaysWhatSQLiteSays(t *testing.T) {
+	testenv.LongWithRace(t)
 	dir := t.TempDir()
 	db := openViewDB(t, dir, Options{})
 	const n = 5000 // more rows than may be read of pages

@@ -22,6 +22,12 @@ func Skip(t testing.TB, reason string) {
 	if flagSet(noSkipVar) {
 		t.Fatalf("would be skipped, and %s is set: %s", noSkipVar, reason)
 	}
+	skip(t, reason)
+}
+
+// skip tells the process that this one was started for, if there is one, of it, too.
+func skip(t testing.TB, reason string) {
+	t.Helper()
 	if name := os.Getenv(skipFileVar); name != "" {
 		if err := os.WriteFile(name, []byte(reason), 0o644); err != nil {
 			t.Fatalf("tell the parent process of a skip (%s): %v", reason, err)
@@ -43,6 +49,16 @@ func Long(t testing.TB) {
 	t.Helper()
 	if testing.Short() {
 		t.Skip("takes long; not run with -short")
+	}
+}
+
+// LongWithRace marks a test that takes many times as long under the race detector, and of which that learns
+// nothing: what it runs is in one goroutine, or in programs that are no race binaries. Like Long it is no lack
+// of the machine.
+func LongWithRace(t testing.TB) {
+	t.Helper()
+	if raceDetector {
+		skip(t, "not run under the race detector, for which there is nothing to see")
 	}
 }
 

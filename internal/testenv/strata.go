@@ -15,9 +15,10 @@ import (
 
 // Strata returns the path of the strata binary, built from this source tree as
 // it is released: static, without cgo. The build happens once per test process
-// unless STRATA_BIN names a binary, which is then taken as it is.
+// unless STRATA_BIN names a binary, which is then taken as it is. It is no race binary: see [LongWithRace].
 func Strata(t testing.TB) string {
 	t.Helper()
+	LongWithRace(t)
 	path, err := strataBinary()
 	if err != nil {
 		t.Fatal(err)

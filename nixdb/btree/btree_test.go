@@ -12,6 +12,7 @@ import (
 	"zombiezen.com/go/sqlite"
 	"zombiezen.com/go/sqlite/sqlitex"
 
+	"github.com/strata-nix/strata/internal/testenv"
 	"github.com/strata-nix/strata/nixdb/btree"
 )
 
@@ -82,6 +83,7 @@ func open(t testing.TB, pageSize int, statements ...string) (f *btree.File, root
 }
 
 func TestRowsOfATable(t *testing.T) {
+	testenv.LongWithRace(t)
 	for _, size := range []int{512, 4096, 65536} {
 		_, root := open(t, size, samples...)
 		table := root("t")
@@ -118,6 +120,7 @@ func checkRow(t *testing.T, i int64, r btree.Record) {
 }
 
 func TestRowsInOrderFromAnywhere(t *testing.T) {
+	testenv.LongWithRace(t)
 	_, root := open(t, 512, samples...)
 	for _, after := range []int64{-5, 0, 1, 3, 4, 7499, 14999, 15000, 20000} {
 		next := max(after/3+1, 1)
@@ -144,6 +147,7 @@ func TestRowsInOrderFromAnywhere(t *testing.T) {
 }
 
 func TestEntriesOfAnIndex(t *testing.T) {
+	testenv.LongWithRace(t)
 	for _, size := range []int{512, 4096} {
 		_, root := open(t, size, samples...)
 		for i := range int64(5001) {
@@ -179,6 +183,7 @@ func TestEntriesOfAnIndex(t *testing.T) {
 }
 
 func TestAllEntriesOfAnIndex(t *testing.T) {
+	testenv.LongWithRace(t)
 	for _, size := range []int{512, 4096} {
 		_, root := open(t, size, samples...)
 		for _, name := range []string{"by_n", "by_name"} {
@@ -211,6 +216,7 @@ func TestAllEntriesOfAnIndex(t *testing.T) {
 }
 
 func TestEntriesFromATextOn(t *testing.T) {
+	testenv.LongWithRace(t)
 	_, root := open(t, 512, samples...)
 	next := 4321
 	err := root("by_name").Scan(btree.TextFrom("00000000000000000000000000004321"), func(r btree.Record) (bool, error) {

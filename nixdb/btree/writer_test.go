@@ -14,6 +14,7 @@ import (
 	"zombiezen.com/go/sqlite"
 	"zombiezen.com/go/sqlite/sqlitex"
 
+	"github.com/strata-nix/strata/internal/testenv"
 	"github.com/strata-nix/strata/nixdb/btree"
 )
 
@@ -170,6 +171,7 @@ func treeRows(n, longestName, longest int) (rows []treeRow) {
 }
 
 func TestTreesOfAllSizes(t *testing.T) {
+	testenv.LongWithRace(t)
 	for n := range 150 {
 		f := newWritten(t, 512)
 		rows := treeRows(n, 9, 1)
@@ -179,6 +181,7 @@ func TestTreesOfAllSizes(t *testing.T) {
 }
 
 func TestTreesOfAllPageSizes(t *testing.T) {
+	testenv.LongWithRace(t)
 	counts := []int{1000, 5011}
 	if testing.Short() {
 		counts = counts[:1] // under the race detector they take ten times as long

@@ -6,6 +6,8 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+
+	"github.com/strata-nix/strata/internal/testenv"
 )
 
 // runOn runs the real go test on a module of the given files, and up to again failed tests
@@ -39,6 +41,7 @@ func runOn(t *testing.T, again int, files map[string]string) (s *summary, output
 }
 
 func TestSummaryOfRealRuns(t *testing.T) {
+	testenv.LongWithRace(t)
 	head := "package x\nimport \"testing\"\n"
 	// first is true when the module's tests are run for the first time.
 	atFirst := "package x\nimport (\"os\"; \"testing\")\nfunc first() bool { _, err := os.Stat(\"again\"); return os.WriteFile(\"again\", nil, 0o600) == nil && err != nil }\n"
