@@ -24,6 +24,9 @@ func stockRig(t *testing.T) (*testenv.NixEnv, *testenv.Process) {
 }
 
 func TestStoreGoesAwayUnderTheDaemon(t *testing.T) {
+	if !testenv.Isolate(t, testenv.Namespace{PIDs: true}) {
+		return
+	}
 	for _, c := range []struct {
 		name string
 		gone []string // below /nix

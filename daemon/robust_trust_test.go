@@ -77,6 +77,9 @@ func (u *userSide) as(t *testing.T, uid int, sh string) (out string, ok bool) {
 
 // What a user may do and gets to hear is what a stock daemon lets him.
 func TestUsersAreTrustedAsByAStockDaemon(t *testing.T) {
+	if !testenv.Isolate(t, testenv.Namespace{PIDs: true}) {
+		return
+	}
 	stock, ours := newUserSide(t, "stock"), newUserSide(t, "strata")
 	const (
 		copying = "nix copy --from file://$DIR/cache "

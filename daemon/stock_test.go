@@ -171,6 +171,9 @@ func (s *side) run(t *testing.T, st step) (out string, status int) {
 
 // Stock clients cannot tell our daemon from theirs.
 func TestStockClientsSeeNoDifference(t *testing.T) {
+	if !testenv.Isolate(t, testenv.Namespace{PIDs: true}) {
+		return
+	}
 	for _, version := range testenv.NixVersions() {
 		t.Run(version, func(t *testing.T) {
 			stock, ours := newSide(t, version, "stock"), newSide(t, version, "strata")

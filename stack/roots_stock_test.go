@@ -31,6 +31,9 @@ func stockLower(t *testing.T, nix *testenv.NixEnv) (used, unused storepath.Path)
 // The garbage collector of stock Nix keeps what was registered in a lower of its.
 func TestStockNixKeepsWhatIsRegistered(t *testing.T) {
 	testenv.Long(t)
+	if !testenv.Isolate(t, testenv.Namespace{PIDs: true}) {
+		return
+	}
 	testenv.EachNix(t, func(t *testing.T, nix *testenv.NixEnv) {
 		used, unused := stockLower(t, nix)
 		place := filepath.Join(nix.Dir, stateInRoot, rootsDir)
@@ -61,6 +64,9 @@ func TestStockNixKeepsWhatIsRegistered(t *testing.T) {
 // A stock daemon of a lower is told of roots that are ours.
 func TestStockDaemonIsToldOfRoots(t *testing.T) {
 	testenv.Long(t)
+	if !testenv.Isolate(t, testenv.Namespace{PIDs: true}) {
+		return
+	}
 	testenv.EachNix(t, func(t *testing.T, nix *testenv.NixEnv) {
 		used, unused := stockLower(t, nix)
 		socket := nix.Daemon(t)

@@ -18,6 +18,9 @@ const leasedScript = "../../contrib/lower/nix-collect-garbage-leased"
 // With the script, the collector of a stock Nix keeps what others have leased.
 func TestStockLowerKeepsWhatIsLeased(t *testing.T) {
 	testenv.Long(t)
+	if !testenv.Isolate(t, testenv.Namespace{PIDs: true}) {
+		return
+	}
 	testenv.EachNix(t, func(t *testing.T, nix *testenv.NixEnv) {
 		add := func(name string) storepath.Path {
 			t.Helper()

@@ -15,7 +15,7 @@ import (
 // A client that was connected before a pivot sees the new lower on the same connection, and so does
 // a stock client that comes later.
 func TestPivotKeepsConnections(t *testing.T) {
-	if !testenv.Isolate(t, testenv.Namespace{}) {
+	if !testenv.Isolate(t, testenv.Namespace{PIDs: true}) {
 		return
 	}
 	nix := testenv.Nix(t, "2.34")

@@ -108,7 +108,7 @@ func (r *rig) mounts() (targets []string) {
 func TestStockNixOnAStack(t *testing.T) {
 	for _, version := range testenv.NixVersions() {
 		t.Run(version, func(t *testing.T) {
-			if testenv.Isolate(t, testenv.Namespace{}) {
+			if testenv.Isolate(t, testenv.Namespace{PIDs: true}) {
 				stockNixOnAStack(t, testenv.Nix(t, version))
 			}
 		})

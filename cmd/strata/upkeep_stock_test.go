@@ -26,7 +26,7 @@ func TestUpkeepByStockNix(t *testing.T) {
 	testenv.FUSE(t)
 	for _, version := range testenv.NixVersions() {
 		t.Run(version, func(t *testing.T) {
-			if testenv.Isolate(t, testenv.Namespace{}) {
+			if testenv.Isolate(t, testenv.Namespace{PIDs: true}) {
 				newUpkeep(t, testenv.Nix(t, version)).all()
 			}
 		})
