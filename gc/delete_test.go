@@ -151,7 +151,8 @@ func TestLimitWithSharedFiles(t *testing.T) {
 	size := shared(t, f, true, "c", "d", "e") // deleted first, as the fake's rows are
 	batches := 0
 	f.onValid = func([]string) { batches++ }
-	res, err := Collect(t.Context(), f.parts(), store.GCOptions{Action: store.DeleteDead, MaxFreed: size})
+	// Directories have a size on some file systems only, so that is no part of what is asked for.
+	res, err := Collect(t.Context(), f.parts(), store.GCOptions{Action: store.DeleteDead, MaxFreed: size - 1})
 	if err != nil || res.BytesFreed < size || f.left() != "a b" || batches != 1 {
 		t.Errorf("%+v, %v, left %s after %d batches", res, err, f.left(), batches)
 	}
