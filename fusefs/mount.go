@@ -22,9 +22,6 @@ type MountOptions struct {
 	BeforeAttach func(mount.Record) error
 }
 
-// device is what a connection is made by.
-const device = "/dev/fuse"
-
 // FSType is the type of the mounts in the kernel's table.
 const FSType = "fuse.strata"
 
@@ -40,7 +37,7 @@ func Mount(o MountOptions) (*Conn, mount.Record, error) {
 }
 
 func attach(o MountOptions) (_ *Conn, rec mount.Record, err error) {
-	dev, err := os.OpenFile(device, os.O_RDWR, 0)
+	dev, err := openDevice()
 	if err != nil {
 		return nil, rec, err
 	}

@@ -7,6 +7,10 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/strata-nix/strata/internal/userns"
 )
 
 // RuntimeEnv names the directory of the names of stacks, for those who do not
@@ -18,18 +22,20 @@ const systemRuntimeDir = "/run/strata"
 
 // RuntimeDir is where the names of the stacks that are up are: links to their
 // run.json. It is /run/strata for root, and else in the user's own directory for
-// such things.
+// such things; that also for the root of a user namespace who is nobody outside of it.
 func RuntimeDir() string {
 	if dir := os.Getenv(RuntimeEnv); dir != "" {
 		return dir
 	}
-	if os.Geteuid() == 0 {
+	uid := os.Geteuid()
+	outer := userns.OuterUID(uid)
+	if uid == 0 && (outer == 0 || unix.Faccessat(unix.AT_FDCWD, filepath.Dir(systemRuntimeDir), unix.W_OK, unix.AT_EACCESS) == nil) {
 		return systemRuntimeDir
 	}
 	if dir := os.Getenv("XDG_RUNTIME_DIR"); filepath.IsAbs(dir) {
 		return filepath.Join(dir, "strata")
 	}
-	return filepath.Join(os.TempDir(), fmt.Sprintf("strata-%d", os.Geteuid()))
+	return filepath.Join(os.TempDir(), fmt.Sprintf("strata-%d", outer))
 }
 
 func namePath(name string) string { return filepath.Join(RuntimeDir(), name+".json") }

@@ -13,6 +13,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/strata-nix/strata/fusefs"
 	"github.com/strata-nix/strata/internal/mount"
 	"github.com/strata-nix/strata/stack"
 	"github.com/strata-nix/strata/storepath"
@@ -70,7 +71,7 @@ func withoutFUSE(ctx context.Context, g *globals, cfg *stack.Config) (caches []s
 	if !slices.ContainsFunc(cfg.Lowers, isLazy) {
 		return nil, nil
 	}
-	if err = haveFUSE(); err == nil {
+	if err = fusefs.Available(); err == nil {
 		return nil, nil
 	}
 	for _, l := range cfg.Lowers {
@@ -93,24 +94,6 @@ func withoutFUSE(ctx context.Context, g *globals, cfg *stack.Config) (caches []s
 		return caches, nil
 	}
 	return caches, nothingBelow(ctx, g, cfg)
-}
-
-// haveFUSE tells why /dev/fuse cannot be had.
-func haveFUSE() error {
-	const major, minor = 10, 229 // of every Linux
-	f, err := os.OpenFile("/dev/fuse", os.O_RDWR, 0)
-	if err != nil {
-		return err
-	}
-	defer f.Close()
-	var st unix.Stat_t
-	if err := unix.Fstat(int(f.Fd()), &st); err != nil {
-		return err
-	}
-	if st.Mode&unix.S_IFMT != unix.S_IFCHR || st.Rdev != unix.Mkdev(major, minor) {
-		return errors.New("what is there is another device") // as containers hide one
-	}
-	return nil
 }
 
 // nothingBelow gives a stack an empty lower.
