@@ -247,15 +247,13 @@ func byCache(all []held) map[*Cache][]held {
 	return m
 }
 
-// gone notes in the tally what has gone.
+// gone notes that objects which have been taken away were evicted.
 func (c *Cache) gone(all []held) error {
 	if len(all) == 0 {
 		return nil
 	}
 	_, err := c.noted(func(t *tally) {
 		for _, h := range all {
-			t.Objects--
-			t.Bytes -= h.bytes
 			t.Evicted++
 			t.EvictedBytes += h.bytes
 		}
@@ -298,7 +296,9 @@ func (c *Cache) takeAway(ctx context.Context, going []held, out *Evicted) (gone 
 			continue
 		}
 		defer fetching.done()
-		err := moveDir(c.at(objectsDir, h.path.Base()), filepath.Join(trash, h.path.Base()))
+		err := c.step(-1, -h.bytes, func() error {
+			return moveDir(c.at(objectsDir, h.path.Base()), filepath.Join(trash, h.path.Base()))
+		})
 		if errors.Is(err, fs.ErrNotExist) {
 			continue // somebody else has taken it away, and counted that
 		}
@@ -324,7 +324,7 @@ func (c *Cache) takeAway(ctx context.Context, going []held, out *Evicted) (gone 
 			gone = append(gone, h)
 		}
 	}
-	// It is noted while the trash is still there: if this process is killed, whoever finds it counts anew.
+	// Whatever is noted is noted while the trash is there: if this process is killed, whoever finds it counts anew.
 	if err := errors.Join(c.putBack(trash, back), c.gone(gone)); err != nil {
 		return gone, err
 	}
@@ -354,13 +354,8 @@ func (c *Cache) discard(ctx context.Context, p storepath.Path) error {
 	}
 	defer lock.Close()
 	h := held{c: c, path: p, bytes: c.diskSizeOf(p)}
-	err = moveDir(c.at(objectsDir, p.Base()), filepath.Join(trash, p.Base()))
-	switch {
-	case err == nil:
-		if _, terr := c.noted(func(t *tally) { t.Objects--; t.Bytes -= h.bytes }); terr != nil {
-			c.o.Log.Debug(terr.Error())
-		}
-	case !errors.Is(err, fs.ErrNotExist):
+	err = c.step(-1, -h.bytes, func() error { return moveDir(c.at(objectsDir, p.Base()), filepath.Join(trash, p.Base())) })
+	if err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return err
 	}
 	if err := c.forget(ctx, []held{h}); err != nil {
@@ -379,7 +374,9 @@ func (c *Cache) discard(ctx context.Context, p storepath.Path) error {
 func (c *Cache) putBack(trash string, moved []held) error {
 	var all error
 	for _, h := range moved {
-		err := moveDir(filepath.Join(trash, h.path.Base()), c.at(objectsDir, h.path.Base()))
+		err := c.step(1, h.bytes, func() error {
+			return moveDir(filepath.Join(trash, h.path.Base()), c.at(objectsDir, h.path.Base()))
+		})
 		if err != nil && !errors.Is(err, fs.ErrNotExist) {
 			all = errors.Join(all, err)
 		}

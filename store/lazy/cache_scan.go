@@ -122,11 +122,14 @@ func (c *Cache) diskSizeOf(p storepath.Path) int64 {
 	return parseDiskSize(text)
 }
 
+// countAgain is after how many times as long as a count took it is made again, if something has changed meanwhile.
+const countAgain = 100
+
 // recount looks at all that the members hold, and removes what belongs to no object.
 func (c *Cache) recount(ctx context.Context, members []*Cache) (tally, error) {
 	var objects, bytes int64
 	began := time.Now()
-	before, err := c.tally(nil)
+	before, err := c.noted(func(t *tally) { t.Counted = beingCounted })
 	if err != nil {
 		return before, err
 	}
@@ -145,8 +148,13 @@ func (c *Cache) recount(ctx context.Context, members []*Cache) (tally, error) {
 		bytes += alone
 	}
 	return c.noted(func(t *tally) {
-		// What came meanwhile may have been seen or not.
-		t.Objects, t.Bytes, t.Counted = objects, bytes, began.Unix()
+		counted := began
+		if t.Counted != beingCounted {
+			// What came or went meanwhile may have been seen or not. So all is looked at again before long, by
+			// which a hundredth of the time goes into it at most.
+			counted = began.Add(min(countAgain*time.Since(began)+time.Second, recountAfter) - recountAfter)
+		}
+		t.Objects, t.Bytes, t.Counted = objects, bytes, counted.Unix()
 	})
 }
 

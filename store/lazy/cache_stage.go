@@ -171,7 +171,8 @@ func (st *stage) publish() error {
 		}
 		crashpoint.Reached("lazy: in " + dir)
 	}
-	if err := moveDir(st.object(), c.at(objectsDir, base)); err != nil && !errors.Is(err, fs.ErrExist) {
+	err = c.step(1, diskSize(st.tree)-st.alone, func() error { return moveDir(st.object(), c.at(objectsDir, base)) })
+	if err != nil && !errors.Is(err, fs.ErrExist) {
 		return err
 	}
 	crashpoint.Reached("lazy: object renamed")
@@ -180,7 +181,6 @@ func (st *stage) publish() error {
 	}
 	_ = os.Remove(c.at(listingsDir, base)) // the true one has come
 	_ = os.Remove(c.at(partialDir, base))
-	c.addedObjects(1, diskSize(st.tree)-st.alone)
 	return nil
 }
 

@@ -18,9 +18,12 @@ type tally struct {
 	Objects, Bytes int64
 	// Evicted and EvictedBytes went since the file was made.
 	Evicted, EvictedBytes int64
-	// Counted is when all was looked at, in seconds since 1970; 0: it has to be.
+	// Counted is when all was looked at, in seconds since 1970; 0: it has to be; beingCounted: somebody
+	// does so, and nothing has come or gone since that began.
 	Counted int64
 }
+
+const beingCounted = 1
 
 // tallyFile is where it is, locked by who changes it: the five numbers, of 20 digits each.
 const tallyFile = "tally"
@@ -76,7 +79,11 @@ func (c *Cache) tally(change func(*tally)) (t tally, err error) {
 	if change == nil {
 		return t, nil
 	}
+	was := t
 	change(&t)
+	if was.Counted == beingCounted && (t.Objects != was.Objects || t.Bytes != was.Bytes) && t.Counted == was.Counted {
+		t.Counted = 0 // who is counting may have seen it or not
+	}
 	if n > tallySize {
 		if err := l.File().Truncate(0); err != nil {
 			return t, err
@@ -94,22 +101,31 @@ func (c *Cache) uncounted() {
 }
 
 // added notes that bytes have come without an object being complete, or gone if they are negative.
-func (c *Cache) added(bytes int64) { c.addedObjects(0, bytes) }
+func (c *Cache) added(bytes int64) { _ = c.step(0, bytes, func() error { return nil }) }
 
-// addedObjects notes that objects have come, and that the cache may be too large now.
-func (c *Cache) addedObjects(objects, bytes int64) {
-	t, err := c.noted(func(t *tally) {
-		t.Objects += objects
-		t.Bytes += bytes
+// step makes objects come, or go if there are fewer than none, and notes that, unless it fails with an error,
+// which is the result. Nothing else is noted meanwhile: who counts anew has either both in the count, or neither, or
+// learns that something has changed. It tells whoever maintains the cache if that may be too large now.
+func (c *Cache) step(objects, bytes int64, make func() error) (err error) {
+	made := false
+	t, noteErr := c.noted(func(t *tally) {
+		made = true
+		if err = make(); err == nil {
+			t.Objects += objects
+			t.Bytes += bytes
+		}
 	})
-	// On a disk that is full nothing can be noted either.
-	if err == nil && !t.due() && c.excess(t.Bytes) <= 0 {
-		return
+	if !made { // on a disk that is full nothing can be noted, nor by who may not
+		err = make()
+	}
+	if err != nil || noteErr == nil && !t.due() && c.excess(t.Bytes) <= 0 {
+		return err
 	}
 	select {
 	case c.full <- struct{}{}:
 	default:
 	}
+	return nil
 }
 
 // Usage is what caches that share their bounds hold.
@@ -127,7 +143,7 @@ type Usage struct {
 func (c *Cache) Usage(ctx context.Context) (Usage, error) {
 	c.note()
 	t, err := c.tally(nil)
-	if err == nil && t.Counted == 0 {
+	if err == nil && t.Counted <= beingCounted {
 		t, err = c.count(ctx)
 	}
 	if err != nil {
