@@ -215,7 +215,8 @@ func listing(t *testing.T, dir string) (names []string) {
 	return names
 }
 
-// holds fails unless the store directory has nothing but the objects.
+// holds fails unless the store directory has nothing but the objects, once the daemon has noticed
+// which clients have gone.
 func (r *rig) holds(objects ...storetest.Object) {
 	r.t.Helper()
 	var want []string
@@ -223,9 +224,7 @@ func (r *rig) holds(objects ...storetest.Object) {
 		want = append(want, o.Path().Base())
 	}
 	slices.Sort(want)
-	if got := r.entries(); !slices.Equal(got, want) {
-		r.t.Errorf("the store directory holds %q, want %q", got, want)
-	}
+	eventually(r.t, fmt.Sprintf("the store directory holds %q", want), func() bool { return slices.Equal(r.entries(), want) })
 }
 
 // stockVerify has stock Nix compare database and objects of the store below
