@@ -30,7 +30,7 @@ func variants(b *testing.B, f func(b *testing.B, m Method)) {
 	b.Run("xz without program", func(b *testing.B) {
 		found := xzProgram
 		defer func() { xzProgram = found }()
-		xzProgram = func() string { return "" }
+		xzProgram = func() xzUtils { return xzUtils{} }
 		f(b, XZ)
 	})
 }

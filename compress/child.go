@@ -26,22 +26,21 @@ type child struct {
 // bytes. Where so much is not permitted the pipe stays as it is.
 const pipeSize = 512 << 10
 
+// startChild's pipes are not the runtime's to watch: it would wake up for each few
+// kilobytes that the program moves.
 func startChild(ctx context.Context, program string, args []string) (*child, error) {
 	c := &child{cmd: exec.CommandContext(ctx, program, args...)}
-	theirIn, ourIn, err := os.Pipe()
+	theirIn, ourIn, err := pipe()
 	if err != nil {
 		return nil, fmt.Errorf("start %s: %w", program, err)
 	}
 	defer theirIn.Close()
-	ourOut, theirOut, err := os.Pipe()
+	ourOut, theirOut, err := pipe()
 	if err != nil {
 		ourIn.Close()
 		return nil, fmt.Errorf("start %s: %w", program, err)
 	}
 	defer theirOut.Close()
-	for _, f := range []*os.File{ourIn, ourOut} {
-		_ = control(f, func(fd uintptr) { _, _ = unix.FcntlInt(fd, unix.F_SETPIPE_SZ, pipeSize) })
-	}
 	c.stdin, c.stdout = ourIn, ourOut
 	c.cmd.Env = xzEnv()
 	c.cmd.Stdin, c.cmd.Stdout, c.cmd.Stderr = theirIn, theirOut, &c.stderr
@@ -56,12 +55,14 @@ func startChild(ctx context.Context, program string, args []string) (*child, err
 	return c, nil
 }
 
-func control(f *os.File, do func(fd uintptr)) error {
-	conn, err := f.SyscallConn()
-	if err != nil {
-		return err
+// pipe makes a pipe whose ends block.
+func pipe() (r, w *os.File, err error) {
+	var p [2]int
+	if err := unix.Pipe2(p[:], unix.O_CLOEXEC); err != nil {
+		return nil, nil, os.NewSyscallError("pipe2", err)
 	}
-	return conn.Control(do)
+	_, _ = unix.FcntlInt(uintptr(p[0]), unix.F_SETPIPE_SZ, pipeSize)
+	return os.NewFile(uintptr(p[0]), "|0"), os.NewFile(uintptr(p[1]), "|1"), nil
 }
 
 // end waits for the program and says how it went.

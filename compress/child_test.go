@@ -46,9 +46,10 @@ func fakeXZ(t *testing.T, script string) {
 	if err := os.WriteFile(file, []byte("#!/bin/sh\n"+script), 0o755); err != nil {
 		t.Fatal(err)
 	}
-	found := xzProgram
-	t.Cleanup(func() { xzProgram = found })
-	xzProgram = func() string { return file }
+	found, from := xzProgram, xzProgramFrom
+	t.Cleanup(func() { xzProgram, xzProgramFrom = found, from })
+	xzProgram = func() xzUtils { return xzUtils{file, true} }
+	xzProgramFrom = 1
 }
 
 func TestProgramFails(t *testing.T) {
