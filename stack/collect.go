@@ -8,6 +8,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"sync"
 	"syscall"
 	"time"
 
@@ -75,13 +76,35 @@ type CollectResult struct {
 	Seconds   float64   `json:"seconds"`
 }
 
+// turn is had by one at a time. The zero value is ready.
+type turn struct {
+	once sync.Once
+	c    chan struct{}
+}
+
+func (t *turn) take(ctx context.Context) error {
+	t.once.Do(func() { t.c = make(chan struct{}, 1) })
+	select {
+	case t.c <- struct{}{}:
+		return nil
+	case <-ctx.Done():
+		return context.Cause(ctx)
+	}
+}
+
+func (t *turn) leave() { <-t.c }
+
 // gcRecord is the file that says when garbage of an upper was collected by its
 // policy. It is in the state directory.
 const gcRecord = "strata-gc.json"
 
 // Collect collects the garbage of the upper by its policy. Two of them wait for each
-// other.
+// other: the second finds what the first has left, and may not be due any more.
 func (s *Stack) Collect(ctx context.Context, o CollectOptions) (*CollectResult, error) {
+	if err := s.collecting.take(ctx); err != nil {
+		return nil, fmt.Errorf("stack '%s': waiting for another collection of garbage: %w", s.Config.Name, err)
+	}
+	defer s.collecting.leave()
 	p := o.over(s.Config.GC)
 	r := &CollectResult{Stack: s.Config.Name, DryRun: o.DryRun, Generations: []string{}, Started: time.Now().UTC().Truncate(time.Millisecond)}
 	if o.Due {
@@ -133,7 +156,7 @@ func (s *Stack) collect(ctx context.Context, p Policy, r *CollectResult) error {
 		r.SizeBefore = &size
 		if size <= p.MaxSize {
 			r.SizeAfter = &size
-			return s.optimise(ctx, p, r)
+			return s.optimiseIfWanted(ctx, p, r)
 		}
 		opts.MaxFreed = min(opts.MaxFreed, size-p.MaxSize)
 	}
@@ -145,7 +168,7 @@ func (s *Stack) collect(ctx context.Context, p Policy, r *CollectResult) error {
 		return err
 	}
 	crashpoint.Reached("stack: garbage collected by policy")
-	if err := s.optimise(ctx, p, r); err != nil {
+	if err := s.optimiseIfWanted(ctx, p, r); err != nil {
 		return err
 	}
 	return s.weigh(ctx, p, r)
@@ -179,7 +202,7 @@ func (s *Stack) pruneProfiles(ctx context.Context, p Policy, r *CollectResult) e
 	return err
 }
 
-func (s *Stack) optimise(ctx context.Context, p Policy, r *CollectResult) error {
+func (s *Stack) optimiseIfWanted(ctx context.Context, p Policy, r *CollectResult) error {
 	if !p.Optimise || r.DryRun {
 		return nil
 	}

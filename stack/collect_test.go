@@ -2,6 +2,7 @@ package stack
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"math/rand/v2"
 	"net"
@@ -11,6 +12,8 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"sync"
+	"sync/atomic"
 	"syscall"
 	"testing"
 	"time"
@@ -101,6 +104,45 @@ func TestQuota(t *testing.T) {
 		if r := collect(t, s, CollectOptions{MaxSize: &tiny}); !r.OverQuota || !slices.Equal(layerObjects(t, s), []string{"alive"}) {
 			t.Errorf("a quota that cannot be kept: %+v, %q", r, layerObjects(t, s))
 		}
+		w.takeDown(t, s)
+	})
+}
+
+// Several that collect at once for a quota delete no more than one would.
+func TestQuotaIsMetOnce(t *testing.T) {
+	inEach(t, func(t *testing.T, w *world) {
+		const mib = 1 << 20
+		c := w.config(t, w.lower(t, "base"))
+		c.GC.MaxSize = 5 * mib
+		s := w.up(t, c)
+		for i := range 8 {
+			addTo(t, s.Store, big(t, "dead"+strconv.Itoa(i), mib))
+		}
+		var all sync.WaitGroup
+		var freed atomic.Uint64
+		for range 4 {
+			all.Go(func() {
+				r, err := s.run.Collect(t.Context(), CollectOptions{})
+				if err != nil || r.OverQuota {
+					t.Errorf("%+v, %v", r, err)
+				}
+				freed.Add(r.BytesFreed)
+			})
+		}
+		all.Wait()
+		size, err := diskUsage(t.Context(), s.Config.Upper.Layer)
+		if err != nil || size > 5*mib || size < 4*mib-mib/2 || freed.Load() > 4*mib+mib/2 {
+			t.Errorf("%d bytes are left, %d were freed, %v", size, freed.Load(), err)
+		}
+		ctx, cancel := context.WithCancel(t.Context())
+		if err := s.collecting.take(ctx); err != nil {
+			t.Fatal(err)
+		}
+		cancel()
+		if _, err := s.Collect(ctx, CollectOptions{}); !errors.Is(err, context.Canceled) {
+			t.Errorf("waiting: %v", err)
+		}
+		s.collecting.leave()
 		w.takeDown(t, s)
 	})
 }

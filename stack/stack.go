@@ -63,6 +63,7 @@ type Stack struct {
 	quiet  sync.RWMutex
 	pivots pivots
 
+	collecting turn // by the policy
 	background background
 	refreshes  refreshes
 	graduation struct {
