@@ -35,9 +35,9 @@ func (r Reflink) String() string { return [...]string{"auto", "always", "never"}
 
 // Stats count what was done, or would be.
 type Stats struct {
-	Files  uint64 // that became links of others
-	Shared uint64 // that share blocks with others
-	Bytes  uint64 // that this gave back to the disk
+	Files  uint64 `json:"linked"` // that became links of others
+	Shared uint64 `json:"shared"` // that share blocks with others
+	Bytes  uint64 `json:"bytes"`  // that this gave back to the disk
 }
 
 // Add adds up.
@@ -56,14 +56,14 @@ type Request struct {
 	Skip storepath.Set
 }
 
-// Outcome is what was done, or would be.
+// Outcome is what was done, or would be. Its JSON form is described in doc/formats/cli-json.md.
 type Outcome struct {
-	Stats
 	// Dropped are copies in an upper layer of objects that a lower has, DroppedBytes the space
 	// that they took; InUse are those that had to stay since somebody uses them.
-	Dropped      uint64
-	DroppedBytes uint64
-	InUse        uint64
+	Dropped      uint64 `json:"dropped"`
+	DroppedBytes uint64 `json:"droppedBytes"`
+	InUse        uint64 `json:"inUse"`
+	Stats
 }
 
 // Optimiser is a store that can be told how to optimise; see also store.Optimiser.

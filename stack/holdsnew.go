@@ -116,12 +116,12 @@ type leanArg struct {
 	Paths []string `json:"paths"` // without the store directory
 }
 
-// leanAtOnce is how many paths one request names.
-const leanAtOnce = 200
+// pathsAtOnce is how many paths one request names.
+const pathsAtOnce = 200
 
 // lean has the process that serves a stack tell the owner of a lower what is about to be used of it.
 func (r *Run) lean(ctx context.Context, lower int, paths []storepath.Path) error {
-	for chunk := range slices.Chunk(paths, leanAtOnce) {
+	for chunk := range slices.Chunk(paths, pathsAtOnce) {
 		arg := leanArg{Lower: lower}
 		for _, p := range chunk {
 			arg.Paths = append(arg.Paths, p.Base())
@@ -143,12 +143,21 @@ func (s *Stack) leanAsked(ctx context.Context, text json.RawMessage) (any, error
 	if arg.Lower < 0 || arg.Lower >= len(s.found) {
 		return nil, fmt.Errorf("stack '%s' has no lower %d", s.Config.Name, arg.Lower)
 	}
-	paths := make([]storepath.Path, len(arg.Paths))
-	for i, name := range arg.Paths {
+	paths, err := parseBases(arg.Paths)
+	if err != nil {
+		return nil, err
+	}
+	return true, s.lean(ctx, arg.Lower, paths)
+}
+
+// parseBases reads paths without the store directory.
+func parseBases(names []string) ([]storepath.Path, error) {
+	paths := make([]storepath.Path, len(names))
+	for i, name := range names {
 		var err error
 		if paths[i], err = storepath.ParseBase(name); err != nil {
 			return nil, err
 		}
 	}
-	return true, s.lean(ctx, arg.Lower, paths)
+	return paths, nil
 }

@@ -28,12 +28,14 @@ import (
 
 // Words that others ask.
 const (
-	askStatus  = "status"
-	askRefresh = "refresh"
-	askPublish = "publish"
-	askCollect = "collect"
-	askPivot   = "pivot"
-	askLean    = "lean"
+	askStatus   = "status"
+	askRefresh  = "refresh"
+	askPublish  = "publish"
+	askCollect  = "collect"
+	askOptimise = "optimise"
+	askWhyAlive = "why-alive"
+	askPivot    = "pivot"
+	askLean     = "lean"
 )
 
 // requests are the words that have results, with who does the work.
@@ -56,6 +58,10 @@ func init() { // what is asked leads back to who is asked
 			}
 			return s.Collect(ctx, o)
 		},
+		askOptimise: func(ctx context.Context, s *Stack, arg json.RawMessage) (any, error) {
+			return s.optimiseAsked(ctx, arg)
+		},
+		askWhyAlive: func(ctx context.Context, s *Stack, arg json.RawMessage) (any, error) { return s.whyAsked(ctx, arg) },
 		askPivot: func(ctx context.Context, s *Stack, arg json.RawMessage) (any, error) {
 			var o PivotOptions
 			if err := json.Unmarshal(arg, &o); err != nil {

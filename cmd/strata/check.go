@@ -72,16 +72,17 @@ func runCheck(ctx context.Context, g *globals, o checkOptions) error {
 		return &usageError{errors.New("--drop goes with --repair")}
 	case o.Resume && !o.Contents:
 		return &usageError{errors.New("--resume goes with --contents")}
-	case o.file != "" && o.upper != "" || len(o.names) > 0 && o.file+o.upper != "":
-		return &usageError{errors.New("give one stack: its name, its strata.toml or its upper")}
+	}
+	if err := o.oneWay(); err != nil {
+		return err
 	}
 	if o.Repair && !o.Drop && !o.json && isTerminal(g.stderr) && isTerminalInput(g.stdin) {
 		o.Ask = askToDrop(ctx, g)
 	}
-	if o.file == "" && o.upper == "" && len(o.names) == 0 {
-		return o.checkStore(ctx, g)
+	if o.any() {
+		return o.checkStack(ctx, g)
 	}
-	return o.checkStack(ctx, g)
+	return o.checkStore(ctx, g)
 }
 
 // checkStore checks the store of --store.

@@ -26,6 +26,17 @@ func (s *stackSelection) addFlags(f *pflag.FlagSet) {
 	f.StringVar(&s.upper, "upper", "", "the stack with the upper `DIR`")
 }
 
+// any tells whether stacks are meant, and not the store of --store.
+func (s *stackSelection) any() bool { return s.file != "" || s.upper != "" || len(s.names) > 0 }
+
+// oneWay refuses to choose in several ways at once.
+func (s *stackSelection) oneWay() error {
+	if s.file != "" && s.upper != "" || len(s.names) > 0 && s.file+s.upper != "" {
+		return &usageError{errors.New("give one stack: its name, its strata.toml or its upper")}
+	}
+	return nil
+}
+
 // runs gives the stacks that are meant; without a selection all there are. One
 // that was asked for and is not up is an error.
 func (s *stackSelection) runs() ([]*stack.Run, error) {

@@ -49,7 +49,7 @@ func (o *gcPolicyOptions) gcFlags(f *pflag.FlagSet) {
 
 // ofStacks tells whether stacks are meant, and not the store of --store.
 func (o *gcPolicyOptions) ofStacks() bool {
-	return o.policy || o.all || o.due || o.file != "" || o.upper != "" || len(o.names) > 0
+	return o.policy || o.all || o.due || o.any()
 }
 
 // check refuses flags that do not go together.
@@ -106,7 +106,13 @@ func (o *gcPolicyOptions) once(dryRun bool, maxFreed uint64) (c stack.CollectOpt
 func collectStacks(ctx context.Context, g *globals, o gcOptions, once stack.CollectOptions) error {
 	runs, err := o.runs()
 	if o.file != "" && isNotUp(err) {
-		return collectDown(ctx, g, o, once)
+		return broughtUp(ctx, g, o.file, func(s *stack.Stack) error {
+			done, err := s.Collect(ctx, once)
+			if err != nil {
+				return err
+			}
+			return printCollected(g.out, []*stack.CollectResult{done}, o.json)
+		})
 	}
 	if !o.all && !o.due && len(o.names)+len(o.file)+len(o.upper) == 0 && len(runs) != 1 {
 		return &usageError{fmt.Errorf("%d stacks are up; name one, or give --all", len(runs))}
@@ -127,34 +133,6 @@ func collectStacks(ctx context.Context, g *globals, o gcOptions, once stack.Coll
 }
 
 func isNotUp(err error) bool { return errors.Is(err, errAbsent) || errors.Is(err, stack.ErrNotUp) }
-
-// collectDown collects the garbage of a stack that is not up: it is brought up for
-// that, without its daemon.
-func collectDown(ctx context.Context, g *globals, o gcOptions, once stack.CollectOptions) (err error) {
-	cfg, err := stack.ReadFile(o.file)
-	if err != nil {
-		return &usageError{err}
-	}
-	if cfg, err = cfg.Resolve("/"); err != nil {
-		return &usageError{err}
-	}
-	if os.Getenv(upChildEnv) == "" {
-		if again, err := startAgain(ctx, g, cfg, false); again || err != nil {
-			return err
-		}
-	}
-	_ = os.Unsetenv(upChildEnv) // it is for us alone
-	_, st, err := assemble(ctx, g, cfg)
-	if err != nil {
-		return err
-	}
-	defer func() { err = errors.Join(err, st.TakeDown(context.WithoutCancel(ctx), stack.TakeDownOptions{})) }()
-	done, err := st.Collect(ctx, once)
-	if err != nil {
-		return err
-	}
-	return printCollected(g.out, []*stack.CollectResult{done}, o.json)
-}
 
 // overQuota says that what is alive in a stack is more than it may have.
 type overQuota struct{ name string }

@@ -286,6 +286,30 @@ func assemble(ctx context.Context, g *globals, cfg stack.Config) (*config, *stac
 	return c, st, err
 }
 
+// broughtUp does something with the stack of a strata.toml that is not up: it is brought up for that,
+// without its daemon.
+func broughtUp(ctx context.Context, g *globals, file string, do func(*stack.Stack) error) (err error) {
+	cfg, err := stack.ReadFile(file)
+	if err != nil {
+		return &usageError{err}
+	}
+	if cfg, err = cfg.Resolve("/"); err != nil {
+		return &usageError{err}
+	}
+	if os.Getenv(upChildEnv) == "" {
+		if again, err := startAgain(ctx, g, cfg, false); again || err != nil {
+			return err
+		}
+	}
+	_ = os.Unsetenv(upChildEnv) // it is for us alone
+	_, st, err := assemble(ctx, g, cfg)
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, st.TakeDown(context.WithoutCancel(ctx), stack.TakeDownOptions{})) }()
+	return do(st)
+}
+
 // stackParts are what a stack is assembled with, by nix.conf and its own settings.
 func stackParts(ctx context.Context, g *globals, cfg stack.Config) (*config, stack.Parts, error) {
 	for _, name := range slices.Sorted(maps.Keys(cfg.Settings)) {

@@ -3,15 +3,18 @@ package main
 import (
 	"context"
 	"slices"
+	"strings"
 
 	"github.com/spf13/cobra"
 
 	"github.com/strata-nix/strata/gc"
+	"github.com/strata-nix/strata/stack"
 	"github.com/strata-nix/strata/store"
 	"github.com/strata-nix/strata/storepath"
 )
 
 type whyAliveOptions struct {
+	stackSelection
 	nearest bool
 	json    bool
 }
@@ -19,21 +22,34 @@ type whyAliveOptions struct {
 func newWhyAliveCommand(g *globals) *cobra.Command {
 	var o whyAliveOptions
 	cmd := &cobra.Command{
-		Use:   "why-alive PATH...",
+		Use:   "why-alive [STACK] PATH...",
 		Short: "Print what keeps paths from being garbage",
 		Long: `Print, for each path, the garbage collector roots that keep it alive, nearest first,
 where each comes from, and a shortest way from the root to the path. A step that is
-no reference is named by the setting that makes it one: keep-outputs, keep-derivations.`,
-		Args: someArgs,
-		RunE: runner(func(ctx context.Context, args []string) error { return runWhyAlive(ctx, g, o, args) }),
+no reference is named by the setting that makes it one: keep-outputs, keep-derivations.
+
+It is the store that --store says which is asked, or the stack that is named before the
+paths, or found by its strata.toml or upper. One that is down is brought up for it, if its
+strata.toml is given.`,
+		Example: "  strata why-alive ./result\n  strata why-alive dev /nix/store/…-hello",
+		Args:    someArgs,
+		RunE:    runner(func(ctx context.Context, args []string) error { return runWhyAlive(ctx, g, o, args) }),
 	}
 	f := cmd.Flags()
+	o.addFlags(f)
 	f.BoolVar(&o.nearest, "nearest", false, "print only the nearest root of each path")
 	f.BoolVar(&o.json, "json", false, "print JSON")
 	return cmd
 }
 
 func runWhyAlive(ctx context.Context, g *globals, o whyAliveOptions, args []string) error {
+	args = o.takeName(g, args)
+	if err := o.oneWay(); err != nil {
+		return err
+	}
+	if o.any() {
+		return o.ofStack(ctx, g, args)
+	}
 	paths, err := g.objects(args)
 	if err != nil {
 		return err
@@ -50,20 +66,60 @@ func runWhyAlive(ctx context.Context, g *globals, o whyAliveOptions, args []stri
 		if err != nil {
 			return err
 		}
-		if o.json {
-			all := make([]whyAliveJSON, len(paths))
-			for i, p := range paths {
-				all[i] = whyAliveJSON{Path: st.Dir().Print(p), Alive: len(reasons[i]) > 0, Roots: reasonsJSON(st.Dir(), reasons[i])}
-			}
-			return g.out.printJSON(all)
-		}
-		for i, p := range paths {
-			if err := printReasons(g.out, st.Dir(), p, reasons[i]); err != nil {
-				return err
-			}
-		}
-		return nil
+		return o.print(g.out, st.Dir(), paths, reasons)
 	})
+}
+
+// takeName takes the name of a stack from the arguments: the first of several that names no object.
+func (o *whyAliveOptions) takeName(g *globals, args []string) (paths []string) {
+	if o.any() || len(args) < 2 || strings.Contains(args[0], "/") {
+		return args
+	}
+	if _, err := g.objects(args[:1]); err == nil {
+		return args
+	}
+	o.names = args[:1]
+	return args[1:]
+}
+
+// ofStack asks who collects the garbage of the stack that is meant.
+func (o *whyAliveOptions) ofStack(ctx context.Context, g *globals, args []string) error {
+	runs, err := o.runs()
+	if o.file != "" && isNotUp(err) {
+		return broughtUp(ctx, g, o.file, func(s *stack.Stack) error { return o.explain(ctx, g.out, s.Config.StoreDir, s, args) })
+	}
+	if err != nil {
+		return err
+	}
+	return notUp(o.explain(ctx, g.out, storepath.Dir(runs[0].StoreDir), runs[0], args))
+}
+
+func (o *whyAliveOptions) explain(ctx context.Context, out *output, dir storepath.Dir, by store.Explainer, args []string) error {
+	paths, err := parseObjects(dir, args)
+	if err != nil {
+		return err
+	}
+	reasons, err := by.WhyAlive(ctx, paths, o.nearest)
+	if err != nil {
+		return err
+	}
+	return o.print(out, dir, paths, reasons)
+}
+
+func (o *whyAliveOptions) print(out *output, dir storepath.Dir, paths []storepath.Path, reasons [][]store.Reason) error {
+	if o.json {
+		all := make([]whyAliveJSON, len(paths))
+		for i, p := range paths {
+			all[i] = whyAliveJSON{Path: dir.Print(p), Alive: len(reasons[i]) > 0, Roots: reasonsJSON(dir, reasons[i])}
+		}
+		return out.printJSON(all)
+	}
+	for i, p := range paths {
+		if err := printReasons(out, dir, p, reasons[i]); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 // whyAlive asks the store itself, or finds it out from what it can be asked for.
