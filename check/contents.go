@@ -300,8 +300,19 @@ func (x *examination) judgeObject(o *object) (found []*Finding) {
 
 func findModified(x *examination, o *object, say func(*Finding)) {
 	if detail := o.modified(); detail != "" && !x.covered(o) {
-		say(&Finding{Detail: detail, nix: fmt.Sprintf("path '%s' was modified! %s", x.Dir.Print(o.row.Path), detail)})
+		say(&Finding{Detail: detail + x.forOwner(o), nix: fmt.Sprintf("path '%s' was modified! %s", x.Dir.Print(o.row.Path), detail)})
 	}
+}
+
+// forOwner adds to a finding about an object that it is not for us to mend, if it is not.
+func (x *examination) forOwner(o *object) string {
+	if o.layer == 0 {
+		return ""
+	}
+	if rows, err := x.Layers[0].lookUp(context.Background(), []storepath.Path{o.row.Path}); err != nil || rows[0].ID != 0 {
+		return ""
+	}
+	return "; " + leftToOwner
 }
 
 // modified says how the contents differ from what was registered, "" if they do not.
@@ -320,7 +331,7 @@ func findUnreadable(x *examination, o *object, say func(*Finding)) {
 	case errors.Is(o.err, fs.ErrPermission):
 		x.couldNotTell(context.Background(), o.err)
 	case !x.covered(o):
-		say(&Finding{Detail: o.err.Error(), nix: o.err.Error()})
+		say(&Finding{Detail: o.err.Error() + x.forOwner(o), nix: o.err.Error()})
 	}
 }
 

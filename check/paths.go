@@ -76,10 +76,18 @@ func findLost(x *examination, l *line, say func(*Finding)) {
 		case i == 0 && (len(l.at) == 1 || l.owner() == 0):
 			say(&Finding{nix: disappeared})
 		case i > 0 && x.listed(i) && !l.leaning() && !l.covered():
-			say(&Finding{layer: i})
+			f := &Finding{layer: i}
+			if !l.at[0].row && l.shown() == 0 {
+				f.Detail = leftToOwner
+			}
+			say(f)
 		}
 	}
 }
+
+// leftToOwner says what is to be done about an object of a lower that is lost or spoilt, and that the upper does
+// not need, or not any more since it was given up.
+const leftToOwner = "the upper does not need it; until its owner brings it back or has it forgotten, it counts as valid here, too, and is not fetched or built anew"
 
 // covered tells whether the upper has the object itself, and nobody sees what lowers have.
 func (l *line) covered() bool { return len(l.at) > 1 && l.at[0].row && l.at[0].object() }

@@ -353,6 +353,42 @@ func TestCheckOfLayers(t *testing.T) {
 	}
 }
 
+// What a lower lost or spoilt, and the upper gave up, is told from then on with what is left to be done
+// about it, and nothing else is.
+func TestCheckAfterGivingUp(t *testing.T) {
+	if !isolated(t) {
+		return
+	}
+	c := newChecked(t)
+	c.o.Upper.Substituters = nil // nobody has it
+	must(t, os.Remove(c.inLower(0, c.chain[0])))
+	overwrite(t, filepath.Join(c.inLower(0, c.tree), "bin/x"), "bad")
+	must(t, overlayfs.Refresh(t.Context(), c.merged()))
+	if r := c.run(t, check.Options{Contents: true}); !slices.Equal(codes(r), []check.Code{check.LowerObjectMissing, check.ObjectModified}) || strings.Contains(strings.Join(sentences(r), "\n"), "owner") {
+		t.Errorf("%q", sentences(r))
+	}
+	c.run(t, check.Options{Contents: true, Repair: true, Drop: true})
+	for range 2 {
+		r := c.run(t, check.Options{Contents: true})
+		if !slices.Equal(codes(r), []check.Code{check.ObjectModified, check.RowWithoutObject}) || len(r.Findings) != 2 {
+			t.Errorf("%q", sentences(r))
+		}
+		for _, f := range r.Findings {
+			if f.Layer == "upper" || !strings.Contains(f.Detail, "the upper does not need it; until its owner brings it back or has it forgotten") {
+				t.Errorf("%s: %s: %s", f.Layer, f.Code, f.Detail)
+			}
+		}
+	}
+	// Its owner does that.
+	c.addLower(t, 0, c.chain[0])
+	s := c.lower(t, c.lowers[0], false)
+	_, err := s.CollectGarbage(t.Context(), store.GCOptions{Action: store.DeleteSpecific, Paths: []storepath.Path{c.tree.Path()}, MaxFreed: store.NoLimit})
+	must(t, err, s.Close())
+	if r := c.run(t, check.Options{Contents: true}); left(r) != 1 {
+		t.Errorf("%q", sentences(r))
+	}
+}
+
 // A mount that is not what the layers say is a finding, and nothing is written then; the
 // layers are looked at all the same.
 func TestCheckOfWrongMount(t *testing.T) {
