@@ -68,12 +68,13 @@ func (r *repairs) restore(ctx context.Context, f *Finding, info *store.PathInfo)
 	}
 	path := r.Dir.Print(info.Path)
 	why := fmt.Errorf("cannot repair path '%s'", path)
+	silent := false // a substituter may be
 	for _, way := range []struct {
 		from string
 		get  func(context.Context, *store.PathInfo) error
 	}{
 		{"another layer", r.fromLayers},
-		{"substituters", r.Tools.Fetch},
+		{fromSubstituters, r.Tools.Fetch},
 		{"a new build", r.Tools.Rebuild},
 	} {
 		if way.get == nil {
@@ -94,13 +95,19 @@ func (r *repairs) restore(ctx context.Context, f *Finding, info *store.PathInfo)
 			activity.Logf(ctx, activity.Talkative, "repaired path '%s' from %s", path, way.from)
 			return nil
 		}
+		silent = silent || way.from == fromSubstituters && errors.Is(err, store.ErrInconclusive)
 		why = fmt.Errorf("%w; from %s: %w", why, way.from, err)
 	}
-	if errors.Is(why, store.ErrInconclusive) {
+	switch {
+	case silent:
+		return fmt.Errorf("%w; %w; where a substituter is down for good, --option substituters '' asks none", why, errMayBeHad)
+	case errors.Is(why, store.ErrInconclusive):
 		return fmt.Errorf("%w; %w", why, errMayBeHad)
 	}
 	return r.drop(ctx, f, why)
 }
+
+const fromSubstituters = "substituters"
 
 // errMayBeHad says why nothing is given up although that is asked for.
 var errMayBeHad = errors.New("it is not given up, since it may be to be had all the same")

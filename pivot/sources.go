@@ -50,7 +50,7 @@ func (m *maker) askSources(ctx context.Context, lost map[storepath.Path]*store.P
 		}
 	}
 	if len(silent) > 0 && len(lost) > 0 && m.o.DropMissing {
-		return store.Inconclusive(fmt.Errorf("%d paths that no lower has are not dropped, since '%s' could not be asked for them; take it out of 'substituters' to go on without it",
+		return store.Inconclusive(fmt.Errorf("%d paths that no lower has are not dropped, since '%s' could not be asked for them; to go on without it, give the others by --option substituters 'URI…', or '' if there are none",
 			len(lost), strings.Join(slices.Compact(silent), "', '")))
 	}
 	return nil

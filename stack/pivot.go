@@ -15,6 +15,7 @@ import (
 	"github.com/strata-nix/strata/overlayfs"
 	"github.com/strata-nix/strata/pivot"
 	"github.com/strata-nix/strata/store"
+	"github.com/strata-nix/strata/store/local"
 	"github.com/strata-nix/strata/storepath"
 )
 
@@ -50,6 +51,9 @@ type PivotOptions struct {
 	OnlyLive    bool `json:"onlyLive,omitempty"`
 	DropRoots   bool `json:"dropRoots,omitempty"`
 	DropMissing bool `json:"dropMissing,omitempty"`
+	// Substituters, if not nil, are asked for what no lower has, instead of those of the
+	// settings: one of these may be down for good, and nothing is dropped for its silence.
+	Substituters *[]string `json:"substituters,omitempty"`
 	// IgnoreProcesses does not copy what only running programs use. They go on with
 	// what they have open.
 	IgnoreProcesses bool `json:"ignoreProcesses,omitempty"`
@@ -168,8 +172,8 @@ func (s *Stack) pivotParts(db *nixdb.DB, o PivotOptions) (pivot.Parts, error) {
 		KeepOutputs: s.parts.Upper.KeepOutputs, KeepDerivations: !s.parts.Upper.DropDerivations, CADerivations: s.parts.Upper.CADerivations,
 		Unreadable: map[storepath.Path]error{},
 	}
-	if s.parts.Upper.Pool != nil && !s.parts.Upper.NoSubstitute {
-		p.Sources = s.pivotSources
+	if uris := o.substituters(&s.parts.Upper); s.parts.Upper.Pool != nil && len(uris) > 0 {
+		p.Sources = func(ctx context.Context) ([]pivot.Source, error) { return s.pivotSources(ctx, uris) }
 	}
 	if err == nil {
 		p.Kept, err = check.ReadKept(c.Upper.State)
@@ -177,9 +181,20 @@ func (s *Stack) pivotParts(db *nixdb.DB, o PivotOptions) (pivot.Parts, error) {
 	return p, err
 }
 
-// pivotSources are the substituters. One that cannot be opened is told.
-func (s *Stack) pivotSources(ctx context.Context) (out []pivot.Source, err error) {
-	sources, failed, err := s.parts.Upper.Pool.Sources(ctx, s.parts.Upper.Substituters)
+// substituters are those that are asked for what no lower has.
+func (o PivotOptions) substituters(settings *local.Options) []string {
+	switch {
+	case o.Substituters != nil:
+		return *o.Substituters
+	case settings.NoSubstitute:
+		return nil
+	}
+	return settings.Substituters
+}
+
+// pivotSources are substituters. One that cannot be opened is told.
+func (s *Stack) pivotSources(ctx context.Context, uris []string) (out []pivot.Source, err error) {
+	sources, failed, err := s.parts.Upper.Pool.Sources(ctx, uris)
 	for _, f := range failed {
 		s.parts.Log.Warn(f.Error())
 		out = append(out, pivot.Source{Name: f.URI, Err: f})

@@ -37,7 +37,9 @@ What the upper needs and the new lowers lack is copied up from the old ones firs
 its own objects refer to, and whatever a gc root leads to. What a new lower has alike is
 dropped from the upper. What no lower has any more is fetched from substituters; if they do
 not have it either, nothing is done and it is listed; with --rebuild it is built anew, if
-its derivation and what that needs are there.
+its derivation and what that needs are there. With --drop-missing it is given up, but never
+because a substituter does not answer: --option substituters 'URI...' says who else is asked,
+'' that nobody is.
 
 Programs that run go on with what they have from the old lowers until they end, and clients
 wait for a moment. An interruption at any time does no harm: the next 'strata up' completes
@@ -192,6 +194,10 @@ func pivotServed(ctx context.Context, g *globals, o pivotOptions, r *stack.Run, 
 	}
 	if len(o.Lowers) == 0 && o.file != "" {
 		o.Lowers = cfg.Lowers
+	}
+	var err error
+	if o.Substituters, err = g.givenSubstituters(); err != nil {
+		return err
 	}
 	res, err := r.Pivot(ctx, o.PivotOptions)
 	if err != nil {

@@ -177,7 +177,7 @@ func TestCheckGivesUpOnlyWhatNobodyHas(t *testing.T) {
 	for _, how := range []check.Options{{Repair: true, Drop: true}, {Repair: true, Ask: ask}} {
 		r := w.run(t, how)
 		if len(r.Findings) != 1 || r.Findings[0].Outcome != check.Failed || !errors.Is(r.Findings[0].Err, store.ErrInconclusive) ||
-			!strings.Contains(r.Findings[0].Err.Error(), "it is not given up, since it may be to be had all the same") {
+			!strings.Contains(r.Findings[0].Err.Error(), "it is not given up, since it may be to be had all the same; where a substituter is down for good, --option substituters '' asks none") {
 			t.Fatalf("%q", sentences(r))
 		}
 	}
