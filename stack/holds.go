@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"sync"
 	"time"
 
@@ -40,7 +41,8 @@ type HoldStatus struct {
 	Place    string `json:"place"`
 	Consumer string `json:"consumer"`
 	// Uses is how many paths of the lower are used, Roots how many of them were told:
-	// they keep the others.
+	// they keep the others. What was told since that was last found out is added to both,
+	// without what it refers to.
 	Uses  uint64 `json:"uses"`
 	Roots int    `json:"roots"`
 	// Last is when the owner was told; absent if never. Expires is until when a lease
@@ -59,6 +61,10 @@ type held struct {
 
 	mu sync.Mutex
 	st HoldStatus
+	// found are the roots of what was used when that was last found out, fresh are others that the owner
+	// was told of since, and when.
+	found lease.Hashes
+	fresh map[storepath.Path]time.Time
 }
 
 func (h *held) failed() bool {
@@ -67,19 +73,43 @@ func (h *held) failed() bool {
 	return h.st.Error != ""
 }
 
-func (h *held) note(l *overlay.Leaning, err error) {
+// renewed notes that the owner was told all that is used; began is when that was looked for.
+func (h *held) renewed(began time.Time, l overlay.Leaning) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	if h.st.Error = ""; err != nil {
-		h.st.Error = err.Error()
-		return
+	h.found = lease.HashesOf(l.Roots)
+	maps.DeleteFunc(h.fresh, func(p storepath.Path, at time.Time) bool { return at.Before(began) || h.found.Has(lease.HashOf(p)) })
+	h.st.Uses, h.st.Roots, h.st.Error = l.Uses+uint64(len(h.fresh)), len(l.Roots)+len(h.fresh), ""
+	h.toldNow()
+}
+
+// leaned notes that the owner was told of more.
+func (h *held) leaned(paths []storepath.Path) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	now := time.Now()
+	for _, p := range paths {
+		if _, known := h.fresh[p]; !known && !h.found.Has(lease.HashOf(p)) {
+			h.st.Uses++
+			h.st.Roots++
+			h.fresh[p] = now
+		}
 	}
+	h.toldNow()
+}
+
+// toldNow notes when that was. h.mu is held.
+func (h *held) toldNow() {
 	now := time.Now().UTC().Truncate(time.Millisecond)
 	h.st.Last = &now
-	if l != nil {
-		h.st.Uses, h.st.Roots = l.Uses, len(l.Roots)
-	}
 	h.do.describe(&h.st)
+}
+
+// notTold notes why the owner could not be told.
+func (h *held) notTold(err error) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	h.st.Error = err.Error()
 }
 
 func (h *held) status() HoldStatus {
@@ -99,7 +129,7 @@ func (s *Stack) openHolds(ctx context.Context, lowers []*found, stores []store.S
 	var all []*held
 	for i, f := range lowers {
 		add := func(kind, place string, do holder) {
-			h := &held{lower: i, required: f.LeaseRequired != No, do: do}
+			h := &held{lower: i, required: f.LeaseRequired != No, do: do, fresh: map[storepath.Path]time.Time{}}
 			h.st = HoldStatus{Lower: f.Name, Kind: kind, Place: place, Consumer: s.Config.Consumer}
 			all = append(all, h)
 		}
@@ -138,18 +168,18 @@ func (s *Stack) Publish(ctx context.Context) ([]HoldStatus, error) {
 	all, err := s.Store.Leaning(ctx)
 	if err != nil {
 		for _, h := range holds {
-			h.note(nil, err)
+			h.notTold(err)
 		}
 		return nil, fmt.Errorf("finding what is used of the lowers: %w", err)
 	}
 	var errs []error
 	for _, h := range holds {
-		l := &all[h.lower]
-		err := h.do.renew(ctx, began, *l)
-		if err != nil {
+		if err := h.do.renew(ctx, began, all[h.lower]); err != nil {
 			errs = append(errs, fmt.Errorf("lower '%s': %w", h.st.Lower, err))
+			h.notTold(err)
+		} else {
+			h.renewed(began, all[h.lower])
 		}
-		h.note(l, err)
 		out = append(out, h.status())
 	}
 	return out, errors.Join(errs...)
@@ -173,10 +203,14 @@ func (s *Stack) lean(ctx context.Context, lower int, paths []storepath.Path) err
 // it has to be.
 func (h *held) lean(ctx context.Context, paths []storepath.Path) error {
 	err := h.do.lean(ctx, paths)
-	if err == nil || ctx.Err() != nil || errors.Is(err, lease.ErrGone) {
+	if err == nil {
+		h.leaned(paths)
+		return nil
+	}
+	if ctx.Err() != nil || errors.Is(err, lease.ErrGone) {
 		return err
 	}
-	h.note(nil, err)
+	h.notTold(err)
 	if h.required {
 		return fmt.Errorf("nothing more of it is used until its owner can be told (lease-required): %w", err)
 	}

@@ -107,6 +107,10 @@ func TestRootsReachDown(t *testing.T) {
 		if got := rootsIn(t, mine); !slices.Equal(got, []string{used.Path().Base()}) {
 			t.Errorf("registered: %q", got)
 		}
+		// The status has that already.
+		if holds := s.Status(t.Context()).Holds; len(holds) != 1 || holds[0].Uses < 1 || holds[0].Uses > 2 || holds[0].Roots != 1 || holds[0].Last == nil {
+			t.Errorf("%+v", holds)
+		}
 		holds, err := s.Publish(t.Context())
 		if err != nil || len(holds) != 1 || holds[0].Kind != "roots" || holds[0].Uses != 2 || holds[0].Roots != 1 || holds[0].Last == nil {
 			t.Errorf("%+v, %v", holds, err)
