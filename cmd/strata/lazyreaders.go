@@ -15,6 +15,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/strata-nix/strata/fusefs"
+	"github.com/strata-nix/strata/internal/unixsocket"
 )
 
 // readers knows for which processes bytes came: each byte is counted for who read it, and for all
@@ -139,7 +140,7 @@ func (r *readers) serve(ctx context.Context, state string) error {
 	if err := os.RemoveAll(path); err != nil {
 		return err
 	}
-	l, err := net.Listen("unix", path)
+	l, err := unixsocket.Listen(path)
 	if err != nil {
 		return err
 	}
@@ -177,15 +178,22 @@ func (s *lazyStore) FetchedFor(ctx context.Context, parent int, since time.Time)
 	if err != nil {
 		return 0, err
 	}
-	d := net.Dialer{Timeout: time.Second}
-	conn, err := d.DialContext(ctx, "unix", filepath.Join(m.state, lazyReaders))
+	return askReaders(ctx, m.state, parent, ticksSince(since))
+}
+
+// askReaders asks the process that serves the mount with a state directory what came for processes that
+// parent has started since a time, in ticks.
+func askReaders(ctx context.Context, state string, parent int, since uint64) (uint64, error) {
+	ctx, cancel := context.WithTimeout(ctx, time.Second)
+	defer cancel()
+	conn, err := unixsocket.Dial(ctx, filepath.Join(state, lazyReaders))
 	if err != nil {
 		return 0, err
 	}
 	defer conn.Close()
 	_ = conn.SetDeadline(time.Now().Add(time.Second))
 	var bytes uint64
-	if _, err = fmt.Fprintf(conn, "%d %d\n", parent, ticksSince(since)); err == nil {
+	if _, err = fmt.Fprintf(conn, "%d %d\n", parent, since); err == nil {
 		_, err = fmt.Fscanf(conn, "%d\n", &bytes)
 	}
 	return bytes, err

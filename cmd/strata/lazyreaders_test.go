@@ -3,7 +3,10 @@ package main
 import (
 	"context"
 	"os"
+	"path/filepath"
+	"strings"
 	"testing"
+	"time"
 )
 
 // What comes is counted for all that a reader descends from, and numbers that are used again are others.
@@ -47,5 +50,36 @@ func TestReaders(t *testing.T) {
 	}
 	if r.account(context.Background()) != nil {
 		t.Error("nobody asked")
+	}
+}
+
+// The socket is reached however long the path of its directory is, and made again after a kill.
+func TestReadersAreAsked(t *testing.T) {
+	for _, depth := range []int{1, 20} {
+		state := filepath.Join(t.TempDir(), strings.Repeat("a-directory/", depth))
+		if err := os.MkdirAll(state, 0o755); err != nil {
+			t.Fatal(err)
+		}
+		for range 2 { // the second time the socket of the first is there
+			r := newReaders()
+			r.of(10, readerProcess{parent: 5, start: 100}).bytes += 7
+			ctx, stop := context.WithCancel(t.Context())
+			ended := make(chan error, 1)
+			go func() { ended <- r.serve(ctx, state) }()
+			var bytes uint64
+			var err error
+			for end := time.Now().Add(time.Minute); time.Now().Before(end) && len(ended) == 0; time.Sleep(5 * time.Millisecond) {
+				if bytes, err = askReaders(ctx, state, 5, 0); err == nil {
+					break
+				}
+			}
+			if err != nil || bytes != 7 {
+				t.Errorf("%d bytes: %d, %v", len(state), bytes, err)
+			}
+			stop()
+			if err := <-ended; err != nil {
+				t.Errorf("%d bytes: %v", len(state), err)
+			}
+		}
 	}
 }

@@ -11,7 +11,7 @@ import (
 	"testing"
 )
 
-func TestDial(t *testing.T) {
+func TestPathsOfAnyLength(t *testing.T) {
 	for _, depth := range []int{1, 2, 20} {
 		dir := filepath.Join(t.TempDir(), strings.Repeat("a-directory/", depth))
 		if err := os.MkdirAll(dir, 0o755); err != nil {
@@ -22,13 +22,12 @@ func TestDial(t *testing.T) {
 		if _, err := Dial(t.Context(), path); !errors.Is(err, fs.ErrNotExist) || !errors.As(err, &op) || op.Addr.String() != path {
 			t.Errorf("%d bytes: nobody listens: %v", len(path), err)
 		}
-		d, err := os.Open(dir)
+		l, err := Listen(path)
 		if err != nil {
 			t.Fatal(err)
 		}
-		l, err := net.ListenUnix("unix", &net.UnixAddr{Name: Via(d, "socket"), Net: "unix"})
-		if err != nil {
-			t.Fatal(err)
+		if _, err := Listen(path); !errors.Is(err, syscall.EADDRINUSE) || !errors.As(err, &op) || op.Addr.String() != path {
+			t.Errorf("%d bytes: something is there: %v", len(path), err)
 		}
 		c, err := Dial(t.Context(), path)
 		if err != nil {
@@ -36,8 +35,7 @@ func TestDial(t *testing.T) {
 		} else if err := c.Close(); err != nil {
 			t.Error(err)
 		}
-		l.SetUnlinkOnClose(false)
-		if err := errors.Join(l.Close(), d.Close()); err != nil {
+		if err := l.Close(); err != nil {
 			t.Fatal(err)
 		}
 		if _, err := Dial(t.Context(), path); !errors.Is(err, syscall.ECONNREFUSED) {
@@ -45,6 +43,9 @@ func TestDial(t *testing.T) {
 		}
 		if _, err := Dial(t.Context(), filepath.Join(dir, "gone", "socket")); !errors.Is(err, fs.ErrNotExist) || !strings.Contains(err.Error(), "gone/socket") {
 			t.Errorf("%d bytes: no directory: %v", len(path), err)
+		}
+		if _, err := Listen(filepath.Join(dir, "gone", "socket")); !errors.Is(err, fs.ErrNotExist) || !strings.Contains(err.Error(), "gone/socket") {
+			t.Errorf("%d bytes: no directory to listen in: %v", len(path), err)
 		}
 	}
 }
