@@ -19,7 +19,9 @@ import (
 	"github.com/strata-nix/strata/storepath"
 )
 
-const dir = storepath.DefaultDir
+// dir is a store directory that no other process speaks of: a collection looks at all there are, and
+// another run of these tests may be among them.
+var dir = storepath.Dir(fmt.Sprintf("/gc-test-%d/store", os.Getpid()))
 
 // path makes a store path of a one-letter name.
 func path(name string) storepath.Path {
@@ -237,19 +239,29 @@ func TestDeleteSpecific(t *testing.T) {
 // A client that asks for a path during a collection gets an answer, and then
 // the path is either safe with all that it refers to, or gone.
 func TestRootsDuringCollection(t *testing.T) {
-	f := newFake(t, "a>b", "b>", "c>d", "d>")
-	temp := NewTempRootsFile(f.state, "1", dir)
-	defer func() { _ = temp.Close() }()
-	p := f.parts()
-	p.Graph = func(ctx context.Context, _ bool) (Graph, Keeps, error) {
-		// gc.lock is held and the temporary roots are read.
-		return f, nil, temp.Add(ctx, []storepath.Path{path("a")})
-	}
-	if _, err := Collect(t.Context(), p, store.GCOptions{Action: store.DeleteDead, MaxFreed: store.NoLimit}); err != nil {
-		t.Fatal(err)
-	}
-	if f.left() != "a b" {
-		t.Errorf("left: %s", f.left())
+	for _, below := range []string{"", strings.Repeat("a-directory/", 12)} { // its socket has a longer path than sockets have
+		f := newFake(t, "a>b", "b>", "c>d", "d>")
+		if f.state = filepath.Join(f.state, below); os.MkdirAll(filepath.Join(f.state, "temproots"), 0o755) != nil {
+			t.Fatal("no state directory")
+		}
+		temp := NewTempRootsFile(f.state, "1", dir)
+		p := f.parts()
+		p.Graph = func(ctx context.Context, _ bool) (Graph, Keeps, error) {
+			// gc.lock is held and the temporary roots are read.
+			return f, nil, temp.Add(ctx, []storepath.Path{path("a")})
+		}
+		if _, err := Collect(t.Context(), p, store.GCOptions{Action: store.DeleteDead, MaxFreed: store.NoLimit}); err != nil {
+			t.Fatal(err)
+		}
+		if f.left() != "a b" {
+			t.Errorf("left: %s", f.left())
+		}
+		if _, err := os.Lstat(socketPath(f.state)); !errors.Is(err, fs.ErrNotExist) {
+			t.Errorf("the socket: %v", err)
+		}
+		if err := temp.Close(); err != nil {
+			t.Error(err)
+		}
 	}
 }
 

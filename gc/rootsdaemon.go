@@ -6,9 +6,9 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"net"
 	"path/filepath"
 
+	"github.com/strata-nix/strata/internal/unixsocket"
 	"github.com/strata-nix/strata/store"
 	"github.com/strata-nix/strata/storepath"
 )
@@ -29,28 +29,19 @@ const maxRoots = 1 << 20
 func DaemonRoots(ctx context.Context, stateDir string, dir storepath.Dir) (store.Roots, error) {
 	socket := filepath.Join(stateDir, RootsSocket)
 	fail := func(err error) error { return fmt.Errorf("asking the roots daemon at '%s': %w", socket, err) }
-	var roots store.Roots
-	err := shortPath(socket, func(short string) error {
-		var d net.Dialer
-		c, err := d.DialContext(ctx, "unix", short)
-		if err != nil {
-			if ctx.Err() != nil {
-				return context.Cause(ctx)
-			}
-			return err
-		}
+	c, err := unixsocket.Dial(ctx, socket)
+	if err == nil {
 		defer c.Close()
 		defer context.AfterFunc(ctx, func() { _ = c.Close() })()
-		roots, err = readRoots(c, dir)
-		if ctx.Err() != nil {
-			return context.Cause(ctx)
+		var roots store.Roots
+		if roots, err = readRoots(c, dir); err == nil {
+			return roots, nil
 		}
-		return err
-	})
-	if err != nil {
-		return nil, fail(err)
 	}
-	return roots, nil
+	if ctx.Err() != nil {
+		err = context.Cause(ctx)
+	}
+	return nil, fail(err)
 }
 
 // readRoots reads what a roots daemon says.

@@ -11,6 +11,7 @@ import (
 	"testing"
 
 	"github.com/strata-nix/strata/internal/testenv"
+	"github.com/strata-nix/strata/internal/unixsocket"
 )
 
 // sayer listens as a roots daemon and says the same to everybody.
@@ -21,26 +22,20 @@ func sayer(t *testing.T, say func(net.Conn)) (stateDir string) {
 	if err := os.MkdirAll(filepath.Dir(socket), 0o755); err != nil {
 		t.Fatal(err)
 	}
-	err := shortPath(socket, func(short string) error {
-		l, err := net.Listen("unix", short)
-		if err != nil {
-			return err
-		}
-		t.Cleanup(func() { _ = l.Close() })
-		go func() {
-			for {
-				c, err := l.Accept()
-				if err != nil {
-					return
-				}
-				say(c)
-			}
-		}()
-		return nil
-	})
+	l, err := unixsocket.Listen(socket)
 	if err != nil {
 		t.Fatal(err)
 	}
+	t.Cleanup(func() { _ = l.Close() })
+	go func() {
+		for {
+			c, err := l.Accept()
+			if err != nil {
+				return
+			}
+			say(c)
+		}
+	}()
 	return state
 }
 

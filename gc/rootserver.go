@@ -15,24 +15,11 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/strata-nix/strata/internal/unixsocket"
 	"github.com/strata-nix/strata/storepath"
 )
 
 func socketPath(stateDir string) string { return filepath.Join(stateDir, "gc-socket", "socket") }
-
-// shortPath lets use work on a socket by way of the directory's descriptor, since the
-// address of a socket may have only 107 bytes.
-func shortPath(path string, use func(short string) error) error {
-	if len(path) <= 100 {
-		return use(path)
-	}
-	d, err := os.Open(filepath.Dir(path))
-	if err != nil {
-		return err
-	}
-	defer func() { _ = d.Close() }()
-	return use(fmt.Sprintf("/proc/self/fd/%d/%s", d.Fd(), filepath.Base(path)))
-}
 
 // collector is the connection to a collection that runs. Like Nix we keep it as
 // long as there may be more roots to tell: the server of Nix 2.34 crashes now and
@@ -78,14 +65,11 @@ func (c *collector) connect(ctx context.Context) (bool, error) {
 	if c.conn != nil {
 		return true, nil
 	}
-	err := shortPath(socketPath(c.stateDir), func(short string) (err error) {
-		c.conn, err = (&net.Dialer{}).DialContext(ctx, "unix", short)
-		return err
-	})
+	conn, err := unixsocket.Dial(ctx, socketPath(c.stateDir))
 	if err == nil {
+		c.conn = conn
 		return true, nil
 	}
-	c.conn = nil
 	if !errors.Is(err, unix.ECONNREFUSED) && !errors.Is(err, fs.ErrNotExist) {
 		return false, err
 	}
@@ -106,9 +90,10 @@ func (c *collector) close() {
 
 // rootServer takes temporary roots while a collection runs.
 type rootServer struct {
-	ln  net.Listener
-	dir storepath.Dir
-	wg  sync.WaitGroup
+	ln   net.Listener
+	path string
+	dir  storepath.Dir
+	wg   sync.WaitGroup
 
 	mu      sync.Mutex
 	changed sync.Cond       // pending has shrunk
@@ -127,13 +112,10 @@ func startRootServer(stateDir string, dir storepath.Dir) (*rootServer, error) {
 	if err := os.Remove(path); err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return nil, err
 	}
-	s := &rootServer{dir: dir, roots: map[string]bool{}, pending: map[string]bool{}, conns: map[net.Conn]bool{}}
+	s := &rootServer{path: path, dir: dir, roots: map[string]bool{}, pending: map[string]bool{}, conns: map[net.Conn]bool{}}
 	s.changed.L = &s.mu
-	err := shortPath(path, func(short string) (err error) {
-		s.ln, err = net.Listen("unix", short)
-		return err
-	})
-	if err != nil {
+	var err error
+	if s.ln, err = unixsocket.Listen(path); err != nil {
 		return nil, err
 	}
 	if err := os.Chmod(path, 0o666); err != nil { //nolint:gosec // every user of the store may speak up
@@ -232,6 +214,7 @@ func (s *rootServer) close() {
 	}
 	s.mu.Unlock()
 	s.changed.Broadcast()
+	_ = os.Remove(s.path) // gc.lock is held until this returns; one that is left is nobody's
 	_ = s.ln.Close()
 	s.wg.Wait()
 }
