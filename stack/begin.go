@@ -19,23 +19,12 @@ func (s *Stack) lockUpper() error {
 	if err := errors.Join(makeDir(dir), checkOwner(dir)); err != nil {
 		return err
 	}
-	path := filepath.Join(dir, lockFile)
-	lock, err := flock.Open(path)
+	lock, err := flock.Open(filepath.Join(dir, lockFile))
 	if err != nil {
 		return err
 	}
-	if ok, err := lock.Try(flock.Exclusive); err != nil || !ok {
-		text, readErr := os.ReadFile(path)
-		_ = lock.Close()
-		if err != nil {
-			return err
-		}
-		e := &InUseError{Upper: dir, Why: "a stack is up with it"}
-		if pid := strings.TrimSpace(string(text)); readErr == nil && pid != "" {
-			e.By = []string{"process " + pid}
-			e.Why = "it is served"
-		}
-		return e
+	if err := lockNow(lock, flock.Exclusive, dir); err != nil {
+		return errors.Join(err, lock.Close())
 	}
 	f := lock.File()
 	if err := f.Truncate(0); err == nil {
@@ -43,6 +32,21 @@ func (s *Stack) lockUpper() error {
 	}
 	s.lock = lock
 	return nil
+}
+
+// lockNow takes the lock of an upper, unless somebody has it.
+func lockNow(lock *flock.Lock, mode flock.Mode, dir string) error {
+	ok, err := lock.Try(mode)
+	if ok || err != nil {
+		return err
+	}
+	e := &InUseError{Upper: dir, Why: "a stack is up with it"}
+	text, err := os.ReadFile(filepath.Join(dir, lockFile))
+	if pid := strings.TrimSpace(string(text)); err == nil && pid != "" {
+		e.By = []string{"process " + pid}
+		e.Why = "it is served"
+	}
+	return e
 }
 
 // begin reads what an earlier run left, and starts a new record.

@@ -11,6 +11,8 @@ import (
 	"slices"
 	"strconv"
 
+	"golang.org/x/sys/unix"
+
 	"github.com/strata-nix/strata/check"
 	"github.com/strata-nix/strata/store"
 	"github.com/strata-nix/strata/store/lazy"
@@ -26,6 +28,8 @@ type CheckUp struct {
 	lost []*check.Finding
 	// caches are those of lazy lowers.
 	caches []func(check.Options) check.Source
+	// readOnly is why nothing can be repaired, nil if something can.
+	readOnly error
 }
 
 // checkedAt is where, in the upper's directory, a stack that is down is mounted while it
@@ -78,7 +82,8 @@ func (r *Run) OpenToCheck(ctx context.Context, parts Parts) (*CheckUp, error) {
 // and nothing of the upper is brought in line with its lowers. It must be resolved
 // already. The caller closes it, which takes it down again.
 //
-// A lower that is not there is a finding.
+// A lower that is not there is a finding. An upper on a read-only file system is looked at as it
+// lies, see openReadOnly.
 func (c Config) OpenToCheck(ctx context.Context, parts Parts) (*CheckUp, error) {
 	if c.Upper.Tmpfs != 0 {
 		return nil, fmt.Errorf("stack '%s' has an upper in memory, of which nothing is there while it is down", c.Name)
@@ -105,7 +110,17 @@ func (c Config) OpenToCheck(ctx context.Context, parts Parts) (*CheckUp, error) 
 	if err != nil {
 		return nil, err
 	}
-	if err := s.lockUpper(); err != nil {
+	err = s.lockUpper()
+	if errors.Is(err, unix.EROFS) {
+		if err := up.openReadOnly(ctx, c, parts); err != nil {
+			if up.lose(err) {
+				return upper()
+			}
+			return nil, err
+		}
+		return up, nil
+	}
+	if err != nil {
 		return nil, err
 	}
 	if err := s.begin(); err != nil {
@@ -267,6 +282,9 @@ func compareLowers(ctx context.Context, upperDir string, present []PresentLower,
 
 // Check checks it, see [check.Run].
 func (c *CheckUp) Check(ctx context.Context, o check.Options) (*check.Report, error) {
+	if c.readOnly != nil && (o.Repair || o.Forget) {
+		return nil, c.readOnly
+	}
 	t := c.target
 	t.More = slices.Clone(t.More)
 	if len(c.lost) > 0 {

@@ -9,7 +9,12 @@ import (
 	"testing"
 	"time"
 
+	"golang.org/x/sys/unix"
+
+	"github.com/strata-nix/strata/activity"
 	"github.com/strata-nix/strata/check"
+	"github.com/strata-nix/strata/internal/flock"
+	"github.com/strata-nix/strata/internal/mount"
 	"github.com/strata-nix/strata/internal/testenv"
 	"github.com/strata-nix/strata/store"
 	"github.com/strata-nix/strata/store/storetest"
@@ -134,6 +139,88 @@ func TestCheckOfAStack(t *testing.T) {
 		down(check.Options{}, "lower-gone base")
 		w.lower(t, "base", object(t, "c"))
 		down(check.Options{Layers: []string{"upper"}}, "lower-replaced base", "row-without-object upper")
+	})
+}
+
+// mountReadOnly makes a directory one of a read-only file system.
+func mountReadOnly(t *testing.T, dir string) {
+	t.Helper()
+	on, err := unix.Open(dir, unix.O_PATH|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer unix.Close(on)
+	d, err := mount.Clone(dir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer d.Close()
+	if err := errors.Join(d.SetAttr(unix.MOUNT_ATTR_RDONLY), d.Attach(on)); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = unix.Unmount(dir, unix.MNT_DETACH) })
+}
+
+// An upper that cannot be written to, such as a snapshot, is looked at as it lies.
+func TestCheckOfAReadOnlyUpper(t *testing.T) {
+	inEach(t, func(t *testing.T, w *world) {
+		a, b := object(t, "a"), object(t, "b")
+		cfg := w.config(t, w.lower(t, "base", a, b))
+		s := w.up(t, cfg)
+		addTo(t, s.Store, object(t, "own", a.Path()))
+		w.takeDown(t, s)
+		if err := os.WriteFile(w.path("upper/layer/foreign"), nil, 0o644); err != nil {
+			t.Fatal(err)
+		}
+		other, err := flock.Open(w.path("upper/lock"))
+		if err != nil {
+			t.Fatal(err)
+		}
+		mountReadOnly(t, w.path("upper"))
+		before := tree(t, w.dir)
+		var said testenv.Lines
+		ctx := activity.With(t.Context(), &said)
+		look := func(o check.Options, want ...string) {
+			t.Helper()
+			c, err := resolved(t, cfg).OpenToCheck(ctx, parts())
+			if err != nil {
+				t.Fatal(err)
+			}
+			if got := foundBy(t, c, o); !slices.Equal(got, want) {
+				t.Errorf("%q", got)
+			}
+			if _, err := c.Check(ctx, check.Options{Repair: true}); !errors.Is(err, store.ErrReadOnly) && !slices.Contains(want, "lower-gone base") {
+				t.Errorf("repaired: %v", err)
+			}
+			if err := c.Close(); err != nil {
+				t.Error(err)
+			}
+		}
+		look(check.Options{Contents: true}, "foreign-file upper")
+		if got := said.UpTo(activity.Warn); len(got) != 1 || !strings.Contains(got[0], "read-only file system: its database cannot be locked") {
+			t.Errorf("warned: %q", got)
+		}
+		if got := tree(t, w.dir); !slices.Equal(got, before) {
+			t.Errorf("%q is not\n%q", got, before)
+		}
+		// It is compared with its lowers.
+		for _, o := range []storetest.Object{a, b} {
+			if err := os.Remove(filepath.Join(w.path("base"), "nix/store", o.Path().Base())); err != nil {
+				t.Fatal(err)
+			}
+		}
+		look(check.Options{}, "foreign-file upper", "lower-object-missing base", "row-without-object base")
+		// While somebody has it, or a lower is gone, it is as with any other.
+		if ok, err := other.Try(flock.Exclusive); err != nil || !ok {
+			t.Fatal(ok, err)
+		}
+		if _, err := resolved(t, cfg).OpenToCheck(ctx, parts()); !errors.Is(err, ErrInUse) {
+			t.Errorf("in use: %v", err)
+		}
+		if err := errors.Join(other.Close(), os.Rename(w.path("base/nix/var"), w.path("base/nix/away"))); err != nil {
+			t.Fatal(err)
+		}
+		look(check.Options{}, "foreign-file upper", "lower-gone base")
 	})
 }
 

@@ -4,6 +4,10 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"os"
+	"path/filepath"
+
+	"golang.org/x/sys/unix"
 
 	"github.com/strata-nix/strata/image"
 	"github.com/strata-nix/strata/store"
@@ -119,6 +123,21 @@ func (l *OpenLower) open(ctx context.Context, lower Lower, o OpenLowersOptions) 
 	}
 	l.Dir = d.RealDir()
 	return nil
+}
+
+// RemoveMountPoints removes what is left in the directory for the mount points of images when they
+// have been closed, and the directory: empty directories, and nothing else.
+func RemoveMountPoints(dir string) error {
+	entries, err := os.ReadDir(dir)
+	for _, e := range entries {
+		if e.IsDir() {
+			err = errors.Join(err, RemoveMountPoints(filepath.Join(dir, e.Name())))
+		}
+	}
+	if rmErr := unix.Rmdir(dir); rmErr != nil {
+		err = errors.Join(err, &os.PathError{Op: "rmdir", Path: dir, Err: rmErr})
+	}
+	return err
 }
 
 // Layers is what a stack is made of, for those who read them beside the process that serves it.

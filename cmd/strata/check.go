@@ -33,7 +33,8 @@ do; nothing is written without --repair.
 
 Of a layered store all layers are looked at. It is the store that --store says, or the
 stack that is named, or found by its strata.toml or upper. A stack may be up, or down;
-then it is mounted for as long as the check takes, where nobody else sees it.
+then it is mounted for as long as the check takes, where nobody else sees it. An upper on
+a read-only file system is looked at as it lies.
 
 With --contents every object is read and compared with its hash, and metadata and
 signatures are looked at. An interrupted check goes on with --resume.

@@ -88,7 +88,7 @@ func runMerge(ctx context.Context, g *globals, o mergeOptions, args []string) (e
 	if err != nil {
 		return err
 	}
-	defer func() { err = errors.Join(err, removeMountPoints(mounts)) }()
+	defer func() { err = errors.Join(err, stack.RemoveMountPoints(mounts)) }()
 	opened, err := stack.OpenLowers(ctx, lowers, stack.OpenLowersOptions{WorkingDir: cwd, StoreDir: c.dir, Mounts: mounts, Open: c.open})
 	if err != nil {
 		return err
@@ -99,15 +99,6 @@ func runMerge(ctx context.Context, g *globals, o mergeOptions, args []string) (e
 		}
 	}()
 	return o.merge(ctx, g, opened, target)
-}
-
-// removeMountPoints removes empty directories, and nothing else.
-func removeMountPoints(dir string) error {
-	entries, err := os.ReadDir(dir)
-	for _, e := range entries {
-		err = errors.Join(err, removeMountPoints(dir+"/"+e.Name()))
-	}
-	return errors.Join(err, os.Remove(dir))
 }
 
 func (o *mergeOptions) merge(ctx context.Context, g *globals, opened []*stack.OpenLower, target string) error {

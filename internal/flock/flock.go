@@ -44,6 +44,15 @@ func Open(path string) (*Lock, error) {
 	}
 }
 
+// OpenThere opens a lock file that is there, also where nothing can be written.
+func OpenThere(path string) (*Lock, error) {
+	f, err := os.OpenFile(path, os.O_RDONLY|unix.O_NONBLOCK, 0)
+	if err != nil {
+		return nil, fmt.Errorf("opening lock file: %w", err)
+	}
+	return &Lock{f: f}, nil
+}
+
 // OpenDir opens a directory to be locked itself.
 func OpenDir(path string) (*Lock, error) {
 	f, err := os.OpenFile(path, os.O_RDONLY|unix.O_DIRECTORY, 0)
