@@ -100,7 +100,3 @@ var ErrNotMounted = mount.ErrNotMounted
 
 // ParseRecord reads the JSON form of a [Record].
 func ParseRecord(data []byte) (Record, error) { return mount.ParseRecord(data) }
-
-// NamespaceProcesses lists processes in the mount namespace of a record that is
-// [Elsewhere]: its mount may live as long as they do.
-func NamespaceProcesses(r Record) []int { return mount.NamespaceProcesses(r.Namespace) }

@@ -109,28 +109,6 @@ func mapsOf(pid int, dev Device, target string) (Holder, bool) {
 	return Holder{Uses: "maps", Path: path}, ok
 }
 
-// NamespaceProcesses lists processes that live in the mount namespace with this
-// inode number, at most [MaxHolders]. It tells whether a record that is
-// [Elsewhere] is of a run that is still alive; complete only for root of the
-// first PID namespace, and blind to namespaces that only a file keeps alive.
-func NamespaceProcesses(ns uint64) []int {
-	links, err := filepath.Glob("/proc/[0-9]*/ns/mnt")
-	if err != nil {
-		return nil
-	}
-	var pids []int
-	for _, link := range links {
-		var st unix.Stat_t
-		if len(pids) == MaxHolders || unix.Stat(link, &st) != nil || st.Ino != ns {
-			continue
-		}
-		if pid, err := strconv.Atoi(strings.Split(link, "/")[2]); err == nil {
-			pids = append(pids, pid)
-		}
-	}
-	return pids
-}
-
 // linksInto reports whether a magic link of /proc leads into the mount. The
 // links are followed without a path walk and asked without synchronising, so
 // a dead server behind one cannot block us.

@@ -19,9 +19,6 @@ import (
 	"cmp"
 	"context"
 	"errors"
-	"fmt"
-	"os"
-	"path/filepath"
 	"time"
 
 	"github.com/strata-nix/strata/activity"
@@ -44,16 +41,6 @@ type Options struct {
 	// File is created if it is not there, with its directory. "" keeps nothing.
 	File string
 	TTL  TTL
-}
-
-// DefaultFile is the file of the user of this process:
-// $XDG_CACHE_HOME/strata/narinfo-v1.sqlite, with ~/.cache for what is not set.
-func DefaultFile() (string, error) {
-	dir, err := os.UserCacheDir()
-	if err != nil {
-		return "", fmt.Errorf("no place for answers of binary caches: %w", err)
-	}
-	return filepath.Join(dir, "strata", "narinfo-v1.sqlite"), nil
 }
 
 // Cache is the file. It is for any number of goroutines.

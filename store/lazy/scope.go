@@ -26,9 +26,6 @@ type Scope struct {
 // first needed; while an origin cannot be asked, nothing can be told of any path.
 func ClosureScope(roots ...storepath.Path) *Scope { return &Scope{roots: roots} }
 
-// ManifestScope has just these paths.
-func ManifestScope(paths ...storepath.Path) *Scope { return &Scope{set: storepath.NewSet(paths...)} }
-
 // MaxManifest bounds the bytes of a manifest: of 10^7 paths.
 const MaxManifest = 1 << 30
 
