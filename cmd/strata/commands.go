@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"slices"
 	"strings"
@@ -129,7 +130,7 @@ func newRootCommand(g *globals, args []string) *cobra.Command {
 	root.SetOut(g.out)
 	root.SetErr(g.stderr)
 	root.SetVersionTemplate("strata {{.Version}}\n")
-	root.SetFlagErrorFunc(func(_ *cobra.Command, err error) error { return &usageError{err} })
+	root.SetFlagErrorFunc(func(cmd *cobra.Command, err error) error { return &usageError{meantFlag(cmd, err)} })
 	root.SetHelpTemplate(root.HelpTemplate() + "\n" + exitStatuses + "\n")
 	root.CompletionOptions.HiddenDefaultCmd = false
 	g.addFlags(root.PersistentFlags())
@@ -145,6 +146,51 @@ func newRootCommand(g *globals, args []string) *cobra.Command {
 		root.AddCommand(cmd)
 	}
 	return root
+}
+
+// strictHelp adds cobra's own commands, which answer with help about something else, and success,
+// what names no command. These refuse it.
+func strictHelp(root *cobra.Command) {
+	root.InitDefaultHelpCmd()
+	root.InitDefaultCompletionCmd()
+	for _, c := range root.Commands() {
+		switch c.Name() {
+		case "help":
+			c.Run, c.RunE = nil, func(_ *cobra.Command, args []string) error {
+				about, rest, err := root.Find(args)
+				if err != nil {
+					return &usageError{err}
+				}
+				if err := noSubcommand(about, rest); err != nil {
+					return err
+				}
+				about.InitDefaultHelpFlag()
+				about.InitDefaultVersionFlag()
+				return about.Help()
+			}
+		case "completion":
+			c.Args = noSubcommand
+			c.RunE = func(cmd *cobra.Command, _ []string) error { return cmd.Help() }
+		}
+	}
+}
+
+// meantFlag says which flag may have been meant by one that there is not.
+func meantFlag(cmd *cobra.Command, err error) error {
+	var unknown *pflag.NotExistError
+	if !errors.As(err, &unknown) || unknown.GetSpecifiedShortnames() != "" {
+		return err
+	}
+	var known []string
+	cmd.Flags().VisitAll(func(f *pflag.Flag) {
+		if !f.Hidden {
+			known = append(known, f.Name)
+		}
+	})
+	if near := suggest.Near(unknown.GetSpecifiedName(), known); near != "" {
+		return fmt.Errorf("%w; did you mean '--%s'?", err, near)
+	}
+	return err
 }
 
 // noSubcommand refuses what is no command, with what it could have been.

@@ -30,7 +30,7 @@ so that its garbage collections leave that alone. The owner names a place, a dir
 consumer says in its strata.toml that it publishes there; the owner collects garbage
 with 'strata gc --leases PLACE', serves the lower as 'local?leases=PLACE' to clients
 that do, or, with stock Nix, runs the script nix-collect-garbage-leased.`,
-		Args: noArgs,
+		Args: noSubcommand,
 		RunE: func(cmd *cobra.Command, _ []string) error { return cmd.Help() },
 	}
 	for _, make := range []func(*globals) *cobra.Command{

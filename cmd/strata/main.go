@@ -70,6 +70,7 @@ func execute(ctx context.Context, g *globals, argv []string) error {
 		return err
 	}
 	root := newRootCommand(g, args)
+	strictHelp(root)
 	root.SetArgs(args)
 	return root.ExecuteContext(ctx)
 }

@@ -6,16 +6,24 @@ import (
 	"strings"
 )
 
-// Near gives the known name that looks most like name, "" if none looks much
-// like it. Of several that are as near it gives the first in the alphabet.
+// Near gives the known name that looks most like name, or else one that begins with
+// it; "" if none looks much like it. Of several that are as near it gives the first in the
+// alphabet.
 func Near(name string, known []string) string {
+	known = slices.Sorted(slices.Values(known))
 	best, least := "", max(2, len(name)/3)+1
-	for _, k := range slices.Sorted(slices.Values(known)) {
+	for _, k := range known {
 		if d := distance(name, k, least); d < least {
 			best, least = k, d
 		}
 	}
-	return best
+	if best != "" || len(name) < 2 {
+		return best
+	}
+	if i := slices.IndexFunc(known, func(k string) bool { return strings.HasPrefix(k, name) }); i >= 0 {
+		return known[i]
+	}
+	return ""
 }
 
 // distance is how many letters must be changed, added or dropped to make a out

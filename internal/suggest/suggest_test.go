@@ -15,6 +15,8 @@ func TestNear(t *testing.T) {
 		"roto":                    "root",
 		"stat":                    "state",
 		"readonly":                "read-only",
+		"low":                     "lower-store",
+		"upper":                   "upper-layer",
 		"colour":                  "",
 		"":                        "",
 		"x":                       "",
