@@ -3,7 +3,6 @@ package main
 import (
 	"context"
 	"errors"
-	"math"
 
 	"github.com/spf13/cobra"
 
@@ -23,10 +22,10 @@ func newDeleteCommand(g *globals) *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "delete PATH...",
 		Short: "Delete paths that nothing needs",
-		Long: `Delete store paths, all of them or none. A path that a root reaches, or that
-another path refers to, is not deleted; with --skip-alive it is passed over, and the
-others are. With --also-referrers what refers to a path goes with it. Of a layered store only the upper layer
-loses anything; a path that is in a lower layer, too, is there afterwards.`,
+		Long: `Delete store paths. One that a root reaches, or that another path refers to, is not
+deleted: it ends the command, after those before it, or with --skip-alive is passed over.
+With --also-referrers what refers to a path goes with it. Of a layered store only the
+upper layer loses anything; a path that is in a lower layer, too, is there afterwards.`,
 		Args: someArgs,
 		RunE: runner(func(ctx context.Context, args []string) error { return runDelete(ctx, g, o, args) }),
 	}
@@ -54,13 +53,10 @@ func runDelete(ctx context.Context, g *globals, o deleteOptions, args []string) 
 			if err != nil {
 				return err
 			}
-			paths = paths[:0:0]
-			for _, info := range closure {
-				paths = append(paths, info.Path)
-			}
+			paths = pathsOf(closure)
 		}
 		result, err := c.CollectGarbage(ctx, store.GCOptions{
-			Action: store.DeleteSpecific, Paths: paths, MaxFreed: math.MaxUint64,
+			Action: store.DeleteSpecific, Paths: paths, MaxFreed: store.NoLimit,
 			IgnoreLiveness: o.ignoreLiveness, SkipAlive: o.skipAlive, Referrers: o.referrers,
 		})
 		if result == nil {
