@@ -56,8 +56,7 @@ type fileLazy struct {
 	Verify       string   `toml:"verify"`
 }
 
-// reference is the store that the keys describe; false if there are none of them. dir is where
-// relative paths begin.
+// reference is the store that the keys describe; false if there are none of them.
 func (f *fileLazy) reference() (store.Reference, bool, error) {
 	none := fileLazy{}
 	if len(f.From) == 0 {
