@@ -254,13 +254,7 @@ func (s *Store) ValidPaths(ctx context.Context, paths []storepath.Path) ([]store
 		return here, err
 	}
 	have := storepath.NewSet(here...)
-	rest := make([]storepath.Path, 0, len(paths)-len(here))
-	for _, p := range paths {
-		if !have.Has(p) {
-			rest = append(rest, p)
-		}
-	}
-	below, err := s.layer.Lower.ValidPaths(ctx, rest)
+	below, err := s.layer.Lower.ValidPaths(ctx, have.Missing(paths))
 	if err != nil {
 		return nil, err
 	}

@@ -15,6 +15,7 @@ import (
 	"github.com/strata-nix/strata/gc"
 	"github.com/strata-nix/strata/internal/flock"
 	"github.com/strata-nix/strata/nar"
+	"github.com/strata-nix/strata/optimise"
 	"github.com/strata-nix/strata/store"
 	"github.com/strata-nix/strata/storepath"
 )
@@ -27,7 +28,7 @@ func (s *Store) makePlaces() error {
 		}
 	}
 	for _, d := range []string{
-		filepath.Join(s.real, ".links"),
+		filepath.Join(s.real, optimise.LinksName),
 		filepath.Join(s.state, "db"),
 		filepath.Join(s.state, "temproots"),
 		filepath.Join(s.state, "gcroots", "per-user"),
@@ -42,7 +43,7 @@ func (s *Store) makePlaces() error {
 
 // prepare makes the places anew if somebody has deleted them.
 func (s *Store) prepare() error {
-	for _, d := range []string{filepath.Join(s.real, ".links"), filepath.Join(s.state, "temproots")} {
+	for _, d := range []string{filepath.Join(s.real, optimise.LinksName), filepath.Join(s.state, "temproots")} {
 		if _, err := os.Lstat(d); err != nil {
 			if !errors.Is(err, fs.ErrNotExist) {
 				return err

@@ -234,17 +234,7 @@ func (s *Store) Adopt(ctx context.Context, paths []storepath.Path) error {
 // absent gives those of paths that the database does not have.
 func (s *Store) absent(ctx context.Context, paths []storepath.Path) ([]storepath.Path, error) {
 	here, err := s.db.ValidPaths(ctx, paths)
-	if err != nil {
-		return nil, err
-	}
-	have := storepath.NewSet(here...)
-	var out []storepath.Path
-	for _, p := range paths {
-		if !have.Has(p) {
-			out = append(out, p)
-		}
-	}
-	return out, nil
+	return storepath.NewSet(here...).Missing(paths), err
 }
 
 // copyUp makes a row of what the lower store says. Its outputs are read through

@@ -6,7 +6,6 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
-	"os"
 	"os/exec"
 	"path/filepath"
 
@@ -170,11 +169,4 @@ func (s *Store) refresh(ctx context.Context) error {
 
 // exists tells whether a lower's directory has the entry, valid or not: that is
 // what the kernel would show.
-func (ls lowers) exists(name string) bool {
-	for _, l := range ls {
-		if _, err := os.Lstat(filepath.Join(l.dir, name)); err == nil {
-			return true
-		}
-	}
-	return false
-}
+func (ls lowers) exists(name string) bool { return ls.showing(name) != "" }
