@@ -3,8 +3,8 @@
 //
 // A [Store] answers what is valid. What else a particular store can do is found
 // by its type, through wrappers, with [As]; the abilities are interfaces of one
-// to three methods, listed in the files reading.go, writing.go, garbage.go and
-// building.go. A missing ability is answered with [ErrUnsupported], never with
+// to three methods, listed in the files reading.go, writing.go, importing.go,
+// closure.go, garbage.go and building.go. A missing ability is answered with [ErrUnsupported], never with
 // a pretended success.
 //
 // Everything takes sets of paths: one request, one SQL statement, one
