@@ -199,7 +199,7 @@ func (s *rootServer) release() {
 	s.changed.Broadcast()
 }
 
-// rooted lists the hash parts that clients have asked to keep so far.
+// rooted tells whether a client has asked to keep a hash part.
 func (s *rootServer) rooted(hashPart string) bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()

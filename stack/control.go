@@ -8,11 +8,10 @@ import (
 	"net"
 	"os"
 	"path/filepath"
-	"strconv"
 	"sync"
 	"time"
 
-	"golang.org/x/sys/unix"
+	"github.com/strata-nix/strata/internal/unixsocket"
 )
 
 // controlFile is a socket in the upper's directory; see requests.go for what is said
@@ -29,20 +28,14 @@ type control struct {
 }
 
 func serveControl(s *Stack) (*control, error) {
-	dir, err := os.OpenFile(s.Config.Upper.Dir, unix.O_PATH|unix.O_DIRECTORY, 0)
-	if err != nil {
-		return nil, err
-	}
-	defer dir.Close()
 	path := filepath.Join(s.Config.Upper.Dir, controlFile)
 	if err := os.Remove(path); err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return nil, err
 	}
-	l, err := net.ListenUnix("unix", &net.UnixAddr{Name: viaDescriptor(dir, controlFile), Net: "unix"})
+	l, err := unixsocket.Listen(path)
 	if err != nil {
-		return nil, fmt.Errorf("listen on '%s': %w", path, err)
+		return nil, err
 	}
-	l.SetUnlinkOnClose(false) // the descriptor in its name is about to be closed
 	if err := s.giveControl(path); err != nil {
 		_ = l.Close()
 		return nil, err
@@ -66,12 +59,6 @@ func (s *Stack) giveControl(path string) error {
 		return fmt.Errorf("giving the stack to its owner '%s': %w", s.Config.GC.Owner, err)
 	}
 	return nil
-}
-
-// viaDescriptor names a file in an open directory, shortly enough for the
-// address of a socket.
-func viaDescriptor(dir *os.File, name string) string {
-	return "/proc/self/fd/" + strconv.Itoa(int(dir.Fd())) + "/" + name
 }
 
 func (c *control) accept(ctx context.Context, s *Stack) {

@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
-	"net"
 	"os"
 	"path/filepath"
 	"time"
@@ -13,6 +12,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/strata-nix/strata/activity"
+	"github.com/strata-nix/strata/internal/unixsocket"
 )
 
 // collectionsOver returns when no garbage collection of the store with a state
@@ -24,7 +24,7 @@ import (
 func collectionsOver(ctx context.Context, state string) error {
 	told := false
 	for pause := 10 * time.Millisecond; ; pause = min(2*pause, time.Second) {
-		busy, err := collecting(filepath.Join(state, "gc.lock"), filepath.Join(state, "gc-socket"))
+		busy, err := collecting(ctx, filepath.Join(state, "gc.lock"), filepath.Join(state, "gc-socket"))
 		if err != nil {
 			return fmt.Errorf("looking for a garbage collection of the lower store: %w", err)
 		}
@@ -41,13 +41,13 @@ func collectionsOver(ctx context.Context, state string) error {
 	}
 }
 
-func collecting(lock, socketDir string) (bool, error) {
+func collecting(ctx context.Context, lock, socketDir string) (bool, error) {
 	f, err := os.Open(lock)
 	switch {
 	case errors.Is(err, fs.ErrNotExist):
 		return false, nil
 	case errors.Is(err, fs.ErrPermission):
-		return listening(socketDir)
+		return listening(ctx, socketDir)
 	case err != nil:
 		return false, err
 	}
@@ -66,16 +66,10 @@ func collecting(lock, socketDir string) (bool, error) {
 }
 
 // listening tells whether a collection answers.
-func listening(dir string) (bool, error) {
-	d, err := os.OpenFile(dir, unix.O_PATH|unix.O_DIRECTORY, 0)
-	if errors.Is(err, fs.ErrNotExist) {
-		return false, nil
-	}
-	if err != nil {
-		return false, err
-	}
-	defer d.Close()
-	c, err := net.DialTimeout("unix", viaDescriptor(d, "socket"), time.Second)
+func listening(ctx context.Context, dir string) (bool, error) {
+	ctx, cancel := context.WithTimeout(ctx, time.Second)
+	defer cancel()
+	c, err := unixsocket.Dial(ctx, filepath.Join(dir, "socket"))
 	switch {
 	case err == nil:
 		return true, c.Close()

@@ -7,10 +7,10 @@ import (
 	"net"
 	"os"
 	"path"
-	"path/filepath"
 	"sync"
 
 	"github.com/strata-nix/strata/activity"
+	"github.com/strata-nix/strata/internal/unixsocket"
 	"github.com/strata-nix/strata/store"
 )
 
@@ -34,8 +34,7 @@ func startNix(ctx context.Context, r *restricted, d *buildDir, own *owner, serve
 	fail := func(err error) (*nixServer, error) {
 		return nil, fmt.Errorf("creating the socket of recursive Nix: %w", err)
 	}
-	// By way of the open directory: a path may be longer than what a socket takes.
-	name := filepath.Join("/proc/self/fd", fmt.Sprint(d.dir.Fd()), nixSocket)
+	name := unixsocket.Via(d.dir, nixSocket)
 	l, err := net.ListenUnix("unix", &net.UnixAddr{Name: name, Net: "unix"})
 	if err != nil {
 		return fail(err)

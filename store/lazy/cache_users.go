@@ -18,6 +18,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/strata-nix/strata/internal/flock"
+	"github.com/strata-nix/strata/internal/unixsocket"
 	"github.com/strata-nix/strata/storepath"
 )
 
@@ -59,7 +60,7 @@ func (c *Cache) Register(ctx context.Context, u User) (done func() error, err er
 		return errors.Join(ignoreMissing(os.Remove(name)), ignoreMissing(os.Remove(name+unready)), lock.Close())
 	}
 	if u.Forget != nil {
-		l, err := listenShort(name + ".socket")
+		l, err := unixsocket.Listen(name + ".socket")
 		if err != nil {
 			return nil, errors.Join(err, end())
 		}
@@ -84,20 +85,6 @@ func (c *Cache) Register(ctx context.Context, u User) (done func() error, err er
 		return nil, errors.Join(err, end())
 	}
 	return end, nil
-}
-
-// listenShort listens on a socket whose path may be longer than the kernel takes.
-func listenShort(path string) (net.Listener, error) {
-	dir, err := os.Open(filepath.Dir(path))
-	if err != nil {
-		return nil, err
-	}
-	defer dir.Close()
-	return net.Listen("unix", shortPath(dir, filepath.Base(path)))
-}
-
-func shortPath(dir *os.File, name string) string {
-	return fmt.Sprintf("/proc/self/fd/%d/%s", dir.Fd(), name)
 }
 
 // answerForget lets those who evict tell a user what is gone.
@@ -219,15 +206,11 @@ func (c *Cache) forget(ctx context.Context, moved []held) error {
 const forgetBatch = 200
 
 func (c *Cache) tellForget(ctx context.Context, socket string, names []string) error {
-	dir, err := os.Open(c.at(usersDir))
-	if err != nil {
-		return err
-	}
-	defer dir.Close()
 	for len(names) > 0 {
 		n := min(len(names), forgetBatch)
-		d := net.Dialer{Timeout: forgetTimeout}
-		conn, err := d.DialContext(ctx, "unix", shortPath(dir, socket))
+		dialing, cancel := context.WithTimeout(ctx, forgetTimeout)
+		conn, err := unixsocket.Dial(dialing, c.at(usersDir, socket))
+		cancel()
 		if err != nil {
 			return err
 		}

@@ -5,13 +5,14 @@ import (
 	"encoding/json"
 	"fmt"
 	"io"
-	"net"
 	"os"
 	"path/filepath"
 	"sync"
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/strata-nix/strata/internal/unixsocket"
 )
 
 // Report is how a mount and the process that serves it are.
@@ -66,7 +67,7 @@ func (o *Objects) AnswerControl(ctx context.Context, state string) error {
 	if err := os.RemoveAll(path); err != nil {
 		return err
 	}
-	l, err := listenShort(path)
+	l, err := unixsocket.Listen(path)
 	if err != nil {
 		return err
 	}
@@ -94,12 +95,7 @@ func (o *Objects) AnswerControl(ctx context.Context, state string) error {
 func AskControl(ctx context.Context, state string) (*Report, error) {
 	ctx, cancel := context.WithTimeout(ctx, controlTimeout)
 	defer cancel()
-	dir, err := os.Open(state)
-	if err != nil {
-		return nil, err
-	}
-	defer dir.Close()
-	conn, err := (&net.Dialer{}).DialContext(ctx, "unix", shortPath(dir, controlSocket))
+	conn, err := unixsocket.Dial(ctx, filepath.Join(state, controlSocket))
 	if err != nil {
 		return nil, err
 	}
