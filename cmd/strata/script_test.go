@@ -4,6 +4,7 @@ import (
 	"net"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -44,9 +45,10 @@ func TestScripts(t *testing.T) {
 			return nil
 		},
 		Cmds: map[string]func(*testscript.TestScript, bool, []string){
-			"waitsocket": waitSocket,
-			"setenv":     setenv,
-			"setbase":    setBase,
+			"waitsocket":  waitSocket,
+			"waitclients": waitClients,
+			"setenv":      setenv,
+			"setbase":     setBase,
 		},
 	})
 }
@@ -66,6 +68,23 @@ func waitSocket(ts *testscript.TestScript, neg bool, args []string) {
 		time.Sleep(10 * time.Millisecond) // polling another process
 	}
 	ts.Fatalf("nobody answers on %s", path)
+}
+
+// waitClients STATE waits until a daemon has noticed that its clients have gone, and nothing is a temporary
+// root any more in its state directory.
+func waitClients(ts *testscript.TestScript, neg bool, args []string) {
+	if neg || len(args) != 1 {
+		ts.Fatalf("usage: waitclients STATE")
+	}
+	for range 3000 {
+		entries, err := os.ReadDir(filepath.Join(ts.MkAbs(args[0]), "temproots"))
+		ts.Check(err)
+		if !slices.ContainsFunc(entries, func(e os.DirEntry) bool { fi, err := e.Info(); return err == nil && fi.Size() > 0 }) {
+			return
+		}
+		time.Sleep(10 * time.Millisecond) // polling another process
+	}
+	ts.Fatalf("there are temporary roots in %s", args[0])
 }
 
 // setenv NAME FILE sets a variable to the first line of a file, such as stdout.
