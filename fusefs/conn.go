@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"time"
 	"unsafe"
 
 	"github.com/hanwen/go-fuse/v2/fuse"
@@ -52,6 +53,18 @@ func (c *Conn) write(message []byte) error {
 		_, err := unix.Write(c.fd, message)
 		if err != unix.EINTR {
 			return err //nolint:wrapcheck // an errno, for those who tell them apart
+		}
+	}
+}
+
+// AwaitEnd waits until the mount is gone, wherever it showed and whoever used it, or for as long as d. It tells
+// whether it is.
+func (c *Conn) AwaitEnd(d time.Duration) bool {
+	for end := time.Now().Add(d); ; {
+		fds := []unix.PollFd{{Fd: int32(c.fd)}} // for nothing but errors, which a connection without a mount has
+		n, err := unix.Poll(fds, int(max(0, time.Until(end).Milliseconds())))
+		if err != unix.EINTR {
+			return n > 0 && fds[0].Revents&unix.POLLERR != 0
 		}
 	}
 }

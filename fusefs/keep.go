@@ -66,6 +66,8 @@ func Keep(ctx context.Context, c *Conn, o KeepOptions) error {
 			return nil //nolint:nilerr // it was told to end
 		case errors.Is(err, errReplaced):
 			o.Log.Info("the process that serves the mount is replaced")
+		case c.AwaitEnd(0): // whatever it was that kept the process from seeing that
+			return nil
 		default:
 			soon++
 			if time.Since(began) > keepWell || killed(err) {

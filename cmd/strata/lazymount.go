@@ -9,6 +9,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"slices"
+	"time"
 
 	"github.com/spf13/cobra"
 	"golang.org/x/sys/unix"
@@ -28,9 +29,10 @@ func newLazyMountCommand(g *globals) *cobra.Command {
 		Use:   "mount URI... DIR",
 		Short: "Show a binary cache as a read-only directory",
 		Long: `Show one or more binary caches as a read-only directory of store objects, until
-SIGTERM or Ctrl-C. What the caches have is there; 'ls' lists what somebody has
-looked at. Objects count that a key of trusted-public-keys has signed, or that are
-from a cache with the parameter trusted=true.
+SIGTERM or Ctrl-C; programs that use it then get errors after a moment. What the
+caches have is there; 'ls' lists what somebody has looked at. Objects count that a
+key of trusted-public-keys has signed, or that are from a cache with the parameter
+trusted=true.
 
 This process keeps the mount, and another one serves it. That one may be killed
 or, by SIGHUP, replaced by one of a newer program: programs that use the mount wait
@@ -121,24 +123,17 @@ func keepLazy(ctx context.Context, g *globals, ref store.Reference, dir, socket 
 	ended, cancel := context.WithCancel(context.WithoutCancel(ctx))
 	defer cancel()
 	stop := context.AfterFunc(ctx, func() {
-		if stored {
-			cancel()
-			return
-		}
-		err := unix.Unmount(dir, unix.UMOUNT_NOFOLLOW)
-		if errors.Is(err, unix.EBUSY) {
-			g.log().Warn(fmt.Sprintf("'%s' is in use; it is detached, and served until nobody uses it any more", dir))
-			err = unix.Unmount(dir, unix.UMOUNT_NOFOLLOW|unix.MNT_DETACH)
-		}
-		if err != nil {
-			g.log().Error(fmt.Sprintf("unmounting '%s': %v", dir, err))
+		if stored || !takeMountAway(g, conn, dir) {
 			cancel()
 		}
 	})
 	defer stop()
 	replace := onHangup(ctx)
-	if err := tellMounted(g, dir); err != nil {
-		return err
+	if err := tellMounted(g, dir); err != nil { // nobody waits for it
+		if stored {
+			err = errors.Join(err, m.dropFD())
+		}
+		return errors.Join(err, unix.Unmount(dir, unix.UMOUNT_NOFOLLOW|unix.MNT_DETACH), os.RemoveAll(m.state))
 	}
 	err = fusefs.Keep(ended, conn, fusefs.KeepOptions{
 		Command: g.lazyServeCommand(ref, m.state, socket), TakeOver: after, Replace: replace, Log: g.log(),
@@ -150,6 +145,27 @@ func keepLazy(ctx context.Context, g *globals, ref store.Reference, dir, socket 
 		err = errors.Join(err, m.dropFD())
 	}
 	return errors.Join(err, os.RemoveAll(m.state))
+}
+
+// detachedGrace is for how long those are still served who use a mount that has been taken away.
+const detachedGrace = 2 * time.Second
+
+// takeMountAway unmounts what this process keeps, and tells whether nobody uses it any more, so that its server ends by itself. A
+// shell with its working directory there, or another mount namespace that has a copy of the mount, may go on for ever.
+func takeMountAway(g *globals, conn *fusefs.Conn, dir string) (unused bool) {
+	err := unix.Unmount(dir, unix.UMOUNT_NOFOLLOW)
+	if errors.Is(err, unix.EBUSY) {
+		err = unix.Unmount(dir, unix.UMOUNT_NOFOLLOW|unix.MNT_DETACH)
+	}
+	if err != nil {
+		g.log().Error(fmt.Sprintf("unmounting '%s': %v", dir, err))
+		return false
+	}
+	if conn.AwaitEnd(detachedGrace) {
+		return true
+	}
+	g.log().Warn(fmt.Sprintf("'%s' is unmounted, and still in use, by programs or in another mount namespace: they get errors from now on", dir))
+	return false
 }
 
 // mountLazy makes a mount, and the directory for what lasts as long as it.
