@@ -1,6 +1,7 @@
 package main
 
 import (
+	"errors"
 	"fmt"
 	"io"
 	"os"
@@ -9,6 +10,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"syscall"
 	"testing"
 	"time"
 
@@ -159,6 +161,45 @@ func TestRunWithoutFUSE(t *testing.T) {
 		if !strings.Contains(stderr.String(), "lazy lowers need /dev/fuse") {
 			t.Errorf("nobody was told: %s", stderr.String())
 		}
+	}
+}
+
+// An ordinary user keeps what a lazy lower fetches among his own things, though he is root in there.
+func TestRunKeepsObjectsOfAUser(t *testing.T) {
+	root := os.Geteuid() == 0
+	if root && !testenv.Isolate(t, testenv.Namespace{}) {
+		return
+	}
+	testenv.UserNS(t)
+	testenv.FUSE(t)
+	p := newRunPlace(t)
+	cache := filepath.Join(p.dir, "cache")
+	if out, err := p.command("push", "--store", "local?root="+p.base, "file://"+cache, p.hello).CombinedOutput(); err != nil {
+		t.Fatalf("%v: %s", err, out)
+	}
+	cmd := p.strata("run", "--lower", "lazy://?from=file://"+cache+"%3Ftrusted=true", "--", "cat", p.hello)
+	cmd.Env = append(cmd.Env, "XDG_CACHE_HOME="+filepath.Join(p.dir, "xdg"))
+	if root {
+		// Another user cannot search where the binary is, nor write where the test does, nor always mount.
+		const user = 65534
+		cmd.Path = filepath.Join(p.dir, "strata")
+		cmd.SysProcAttr = &unix.SysProcAttr{Credential: &syscall.Credential{Uid: user, Gid: user}}
+		binary, err := os.ReadFile(p.bin)
+		err = errors.Join(err, os.WriteFile(cmd.Path, binary, 0o755), os.Chmod(p.dir, 0o777)) //nolint:gosec // for the other user
+		if err != nil {
+			t.Fatal(err)
+		}
+		device := filepath.Join(p.dir, "fuse")
+		err = unix.Mknod(device, unix.S_IFCHR|0o600, int(unix.Mkdev(10, 229)))
+		if err = errors.Join(err, os.Chmod(device, 0o666), unix.Mount(device, "/dev/fuse", "", unix.MS_BIND, "")); err != nil {
+			testenv.Skip(t, "needs a device that everybody may open: "+err.Error())
+		}
+	}
+	if out, err := cmd.CombinedOutput(); err != nil || string(out) != "hello\n" {
+		t.Errorf("%q, %v", out, err)
+	}
+	if kept, err := filepath.Glob(filepath.Join(p.dir, "xdg/strata/lazy/*/objects/*")); err != nil || len(kept) != 1 {
+		t.Errorf("%q are kept, %v", kept, err)
 	}
 }
 

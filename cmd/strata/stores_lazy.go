@@ -8,6 +8,9 @@ import (
 	"path/filepath"
 	"time"
 
+	"golang.org/x/sys/unix"
+
+	"github.com/strata-nix/strata/internal/userns"
 	"github.com/strata-nix/strata/store"
 	"github.com/strata-nix/strata/store/lazy"
 	"github.com/strata-nix/strata/storepath"
@@ -127,16 +130,30 @@ func (c *config) lazyCache(p *params, dir storepath.Dir) lazy.CacheOptions {
 	return o
 }
 
+// systemLazyCache is where root keeps objects.
+const systemLazyCache = "/var/cache/strata/lazy"
+
 // lazyCacheDir is where objects are kept unless somebody says otherwise; "" if there is no
-// such place.
+// such place. Who is root of a user namespace alone has his own.
 func (c *config) lazyCacheDir() string {
-	if os.Geteuid() == 0 {
-		return "/var/cache/strata/lazy"
+	if os.Geteuid() == 0 && (userns.OuterUID(0) == 0 || mayMake(systemLazyCache)) {
+		return systemLazyCache
 	}
 	if dir := environment(os.LookupEnv).cacheDir(); dir != "" {
 		return filepath.Join(dir, "lazy")
 	}
 	return ""
+}
+
+// mayMake tells whether a directory can be made, or be written to if it is there.
+func mayMake(dir string) bool {
+	for {
+		err := unix.Faccessat(unix.AT_FDCWD, dir, unix.W_OK, unix.AT_EACCESS)
+		if !errors.Is(err, unix.ENOENT) || dir == "/" {
+			return err == nil
+		}
+		dir = filepath.Dir(dir)
+	}
 }
 
 // lazyScope reads which paths are valid; nil: all that the caches have.
