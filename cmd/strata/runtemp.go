@@ -75,7 +75,7 @@ func withoutFUSE(ctx context.Context, g *globals, cfg *stack.Config) (caches []s
 		return nil, nil
 	}
 	for _, l := range cfg.Lowers {
-		if isLazy(l) {
+		if isLazy(l) && l.Store.Param("offline") != "true" {
 			caches = append(caches, l.Store.Params["from"]...)
 		}
 	}
