@@ -1,6 +1,7 @@
 package lazy
 
 import (
+	"bytes"
 	"context"
 	"crypto/sha256"
 	"encoding/hex"
@@ -143,7 +144,7 @@ func (k *checking) object(ctx context.Context, p storepath.Path, path string) er
 	if err == nil && k.contents {
 		var l *nar.Listing
 		if l, err = nar.ListTree(ctx, path); err == nil {
-			if is, terr := treeOfListing(l); terr != nil || idOf(is) != idOf(t) {
+			if is, terr := treeOfListing(l); terr != nil || !bytes.Equal(is.Encoded(), t.Encoded()) {
 				err = errors.New("it is not the tree of the object")
 			}
 		}

@@ -13,6 +13,7 @@ import (
 
 	"github.com/strata-nix/strata/fusefs"
 	"github.com/strata-nix/strata/internal/flock"
+	"github.com/strata-nix/strata/store"
 	"github.com/strata-nix/strata/storepath"
 )
 
@@ -20,8 +21,10 @@ import (
 // exists: the kernel knows files by these numbers, and whoever serves the mount next must
 // mean the same by them. So they are kept in a file: in line n is what number n stands for.
 //
-//	<first 16 hexadecimal digits of the SHA-256 of the encoded tree> <hash part>-<name>\n
+//	<first 16 hexadecimal digits of the SHA-256 of the encoded tree and the NAR hash> <hash part>-<name>\n
 //
+// So an object has another number when it is another one by the same name: the kernel keeps what it has read by the
+// number.
 // A line is written before anybody hears of its number. One without its end is none.
 type numbers struct {
 	lock *flock.Lock
@@ -30,19 +33,22 @@ type numbers struct {
 	mu    sync.Mutex
 	lines []numbered
 	last  map[storepath.Path]uint64 // the last number of each object
+	size  int64                     // of the file up to the end of its last line
 }
 
 type numbered struct {
 	path storepath.Path
-	tree treeID
+	id   objectID
 }
 
-// treeID tells trees apart.
-type treeID [8]byte
+// objectID tells objects by one name apart.
+type objectID [8]byte
 
-func idOf(t *fusefs.Tree) (id treeID) {
-	sum := sha256.Sum256(t.Encoded())
-	copy(id[:], sum[:])
+func objectIDOf(info *store.PathInfo, t *fusefs.Tree) (id objectID) {
+	h := sha256.New()
+	h.Write(t.Encoded())
+	io.WriteString(h, info.NarHash.String()) //nolint:errcheck // a hash takes everything
+	copy(id[:], h.Sum(nil))
 	return id
 }
 
@@ -75,7 +81,6 @@ func openNumbers(file string) (_ *numbers, err error) {
 // was killed.
 func (n *numbers) read() error {
 	r := bufio.NewReader(n.file)
-	var size int64
 	for {
 		line, err := r.ReadString('\n')
 		if errors.Is(err, io.EOF) {
@@ -89,22 +94,18 @@ func (n *numbers) read() error {
 			return fmt.Errorf("'%s', line %d: %w", n.file.Name(), len(n.lines)+1, err)
 		}
 		n.note(entry)
-		size += int64(len(line))
+		n.size += int64(len(line))
 	}
-	if err := n.file.Truncate(size); err != nil {
-		return err
-	}
-	_, err := n.file.Seek(size, io.SeekStart)
-	return err
+	return n.file.Truncate(n.size)
 }
 
 func parseNumbered(line string) (numbered, error) {
 	var e numbered
 	id, base, ok := strings.Cut(line, " ")
-	if !ok || len(id) != 2*len(e.tree) {
+	if !ok || len(id) != 2*len(e.id) {
 		return e, errors.New("malformed number of an object")
 	}
-	if _, err := hex.Decode(e.tree[:], []byte(id)); err != nil {
+	if _, err := hex.Decode(e.id[:], []byte(id)); err != nil {
 		return e, err
 	}
 	var err error
@@ -117,22 +118,24 @@ func (n *numbers) note(e numbered) {
 	n.last[e.path] = uint64(len(n.lines))
 }
 
-// of gives the number of an object with a tree, a new one if it has none, and tells whether the
-// object had none before.
-func (n *numbers) of(p storepath.Path, tree treeID) (number uint64, fresh bool, err error) {
+// of gives the number of an object, a new one if it has none, and tells whether none by this name had one before.
+func (n *numbers) of(p storepath.Path, id objectID) (number uint64, fresh bool, err error) {
 	n.mu.Lock()
 	defer n.mu.Unlock()
 	number, known := n.last[p]
-	if known && n.lines[number-1].tree == tree {
+	if known && n.lines[number-1].id == id {
 		return number, false, nil
 	}
 	if len(n.lines) == fusefs.MaxObject {
 		return 0, false, errors.New("too many objects")
 	}
-	e := numbered{p, tree}
-	if _, err := fmt.Fprintf(n.file, "%x %s\n", tree[:], p.Base()); err != nil {
+	e := numbered{p, id}
+	line := fmt.Appendf(nil, "%x %s\n", id[:], p.Base())
+	// At its place, whatever a disk that was full has taken of the one before.
+	if _, err := n.file.WriteAt(line, n.size); err != nil {
 		return 0, false, err
 	}
+	n.size += int64(len(line))
 	n.note(e)
 	return uint64(len(n.lines)), !known, nil
 }

@@ -151,7 +151,7 @@ func (ob *object) parts(ctx context.Context) *partial {
 		return pt
 	}
 	pt := ob.o.partialOf(ctx, ob.info)
-	if pt == nil || idOf(pt.x.Contents.Tree()) != idOf(ob.tree) {
+	if pt == nil || !bytes.Equal(pt.x.Contents.Tree().Encoded(), ob.tree.Encoded()) {
 		return nil
 	}
 	ob.o.mu.Lock()

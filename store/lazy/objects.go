@@ -188,7 +188,7 @@ func (o *Objects) describe(ctx context.Context, info *store.PathInfo) (*object, 
 
 // keep gives an object its number, and keeps it in memory.
 func (o *Objects) keep(info *store.PathInfo, tree *fusefs.Tree, verified bool, part *partial) (*object, error) {
-	number, fresh, err := o.numbers.of(info.Path, idOf(tree))
+	number, fresh, err := o.numbers.of(info.Path, objectIDOf(info, tree))
 	if err != nil {
 		return nil, err
 	}
@@ -275,7 +275,7 @@ func (o *Objects) again(ctx context.Context, number uint64) (*object, error) {
 	if err != nil {
 		return nil, o.tell(ctx, was.path, err)
 	}
-	if idOf(tree) != was.tree {
+	if objectIDOf(infos[0], tree) != was.id {
 		return nil, fusefs.ErrStale
 	}
 	return o.load(number, infos[0], tree, verified, part), nil
