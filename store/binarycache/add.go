@@ -75,7 +75,7 @@ func (s *Store) AddSignatures(ctx context.Context, p storepath.Path, sigs []stor
 		return err
 	}
 	defer s.signing.release()
-	old, err := s.fetchInfo(ctx, p.HashPart())
+	old, err := s.askInfo(ctx, p.HashPart())
 	if err != nil {
 		return err
 	}

@@ -61,7 +61,7 @@ func (s *Store) addIndex(ctx context.Context, p storepath.Path, keys []trust.Sec
 	if err := s.writable(ctx); err != nil {
 		return IndexThere, err
 	}
-	ni, err := s.fetchInfo(ctx, p.HashPart())
+	ni, err := s.askInfo(ctx, p.HashPart())
 	if err != nil {
 		return IndexThere, err
 	}

@@ -17,6 +17,9 @@ type meta struct {
 	// read tells that info is right, written that the cache has said so itself, since when.
 	read, written bool
 	since         time.Time
+	// failed is why it could not be found out when somebody last asked, at the time at.
+	failed error
+	at     time.Time
 }
 
 // lock is a mutex whose waiting can be canceled; the zero value is not usable.
@@ -36,7 +39,7 @@ func (l lock) acquire(ctx context.Context) error {
 func (l lock) release() { <-l }
 
 // readable makes sure that the cache is one for our store directory. An error is
-// not remembered.
+// not remembered, but it is one for all who were waiting meanwhile.
 func (s *Store) readable(ctx context.Context) (narinfo.CacheInfo, error) {
 	return s.prepare(ctx, false)
 }
@@ -48,7 +51,7 @@ func (s *Store) writable(ctx context.Context) error {
 }
 
 func (s *Store) prepare(ctx context.Context, write bool) (narinfo.CacheInfo, error) {
-	m := &s.meta
+	m, came := &s.meta, time.Now()
 	if err := m.turn.acquire(ctx); err != nil {
 		return narinfo.CacheInfo{}, err
 	}
@@ -62,9 +65,14 @@ func (s *Store) prepare(ctx context.Context, write bool) (narinfo.CacheInfo, err
 			return info, nil
 		}
 	}
+	if m.failed != nil && m.at.After(came) && !write {
+		return narinfo.CacheInfo{}, m.failed
+	}
 	info, there, err := s.fetchMeta(ctx)
 	switch {
-	case err != nil:
+	case err != nil && ctx.Err() == nil:
+		m.failed, m.at = err, time.Now()
+	case err != nil: // nobody else's
 	case !there && write:
 		info, err = s.writeMeta(ctx)
 		there = err == nil

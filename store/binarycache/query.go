@@ -242,8 +242,8 @@ func (s *Store) forget(ctx context.Context, p storepath.Path) {
 	}
 }
 
-// fetchInfo asks the cache for one narinfo, nil if it has none.
-func (s *Store) fetchInfo(ctx context.Context, hash string) (*narinfo.NarInfo, error) {
+// askInfo asks the cache for one narinfo, nil if it has none.
+func (s *Store) askInfo(ctx context.Context, hash string) (*narinfo.NarInfo, error) {
 	select {
 	case s.asking <- struct{}{}:
 		defer func() { <-s.asking }()

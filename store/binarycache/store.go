@@ -19,6 +19,7 @@ type Store struct {
 	disk    *diskcache.Answers  // answers, of this user; may be nil
 	nars    *objstore.Directory // local-nar-cache; may be nil
 	asking  chan struct{}       // a place for each narinfo request under way
+	flights flights             // of these
 	packing chan struct{}       // a place for each NAR that is being compressed
 	large   chan struct{}       // a place for each of those that are large
 	meta    meta
