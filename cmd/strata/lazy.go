@@ -53,7 +53,7 @@ func (l *lazyFlags) add(f *pflag.FlagSet) {
 	f.BoolVar(&l.offline, "offline", false, "ask no cache anything; what is on disk is there")
 	f.BoolVar(&l.noListings, "no-listings", false, "do not use listings, which nobody has signed")
 	f.StringVar(&l.verify, "verify", "", "`WHEN` contents are compared: object (default), always, or stream")
-	f.DurationVar(&l.patience, "patience", 0, "how long a download may make no progress (default 30s)")
+	f.DurationVar(&l.patience, "patience", 0, "how long a cache may take to answer, and a download make no progress (default 30s)")
 }
 
 // reference is the lazy store that the flags describe, of these caches, shown at real.

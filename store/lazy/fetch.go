@@ -220,6 +220,7 @@ func (c *Cache) unstage(st *stage) {
 func (s *Store) obtain(ctx context.Context, info *store.PathInfo, to *stream) (*stage, error) {
 	var errs []error
 	for _, from := range s.origins(ctx) {
+		began := time.Now()
 		st, err := s.obtainFrom(ctx, from, info, to)
 		if isFull(err) && s.makeRoom(ctx, info) {
 			st, err = s.obtainFrom(ctx, from, info, to)
@@ -236,7 +237,7 @@ func (s *Store) obtain(ctx context.Context, info *store.PathInfo, to *stream) (*
 			break // that is not the origin's fault
 		}
 		if lacks := new(store.InvalidPathError); !errors.As(err, &lacks) {
-			s.blame(from, err)
+			s.blame(from, began, err)
 		}
 		if isWrong(err) {
 			s.count.refused.Add(1)

@@ -47,10 +47,13 @@ func (s *Store) indexOf(ctx context.Context, info *store.PathInfo) (x *fileindex
 	}
 	for _, from := range s.origins(ctx) {
 		indexer, ok := store.As[Indexer](from.Store)
-		if !ok || !from.indexes.worthwhile() {
+		if !ok || s.spares(from) || !from.indexes.worthwhile() {
 			continue
 		}
-		signed, err := s.narIndex(ctx, from, indexer, info.Path)
+		began := time.Now()
+		signed, err := question(ctx, s, from, largeAnswer, func(ctx context.Context) (*fileindex.Signed, error) {
+			return s.narIndex(ctx, from, indexer, info.Path)
+		})
 		if errors.Is(err, fs.ErrNotExist) {
 			from.indexes.lacked.Add(1)
 			continue
@@ -63,6 +66,8 @@ func (s *Store) indexOf(ctx context.Context, info *store.PathInfo) (x *fileindex
 			if x, err = s.believeIndex(from, info, signed); err == nil {
 				return x, signed, false
 			}
+		} else {
+			from.delays(began)
 		}
 		s.complain("index "+info.Path.Base(), fmt.Errorf("the file index of '%s' at '%s' is not used: %w", info.Path, from.Store.URI(), err))
 	}
@@ -82,6 +87,7 @@ type earlyKey struct {
 }
 
 type earlyIndex struct {
+	cancel context.CancelFunc
 	done   chan struct{}
 	signed *fileindex.Signed
 	err    error
@@ -102,21 +108,22 @@ func (s *Store) askEarly(ctx context.Context, p storepath.Path) (forget func()) 
 	}
 	for _, from := range s.origins(ctx) {
 		indexer, ok := store.As[Indexer](from.Store)
-		if !ok || !from.indexes.likely() {
+		if !ok || s.spares(from) || !from.indexes.likely() {
 			continue
 		}
 		key := earlyKey{from, p}
-		e := &earlyIndex{done: make(chan struct{})}
+		work, cancel := context.WithCancel(context.WithoutCancel(ctx))
+		e := &earlyIndex{cancel: cancel, done: make(chan struct{})}
 		s.early.mu.Lock()
 		defer s.early.mu.Unlock()
 		if s.early.of[key] != nil || len(s.early.of) >= maxEarly {
+			cancel()
 			return nothing
 		}
 		if s.early.of == nil {
 			s.early.of = map[earlyKey]*earlyIndex{}
 		}
 		s.early.of[key] = e
-		work, cancel := context.WithCancel(context.WithoutCancel(ctx))
 		go func() {
 			defer cancel()
 			defer close(e.done)
@@ -145,6 +152,7 @@ func (s *Store) narIndex(ctx context.Context, from *origin, indexer Indexer, p s
 		select {
 		case <-e.done:
 		case <-ctx.Done():
+			e.cancel()
 			return nil, context.Cause(ctx)
 		}
 		if e.err == nil || errors.Is(e.err, fs.ErrNotExist) {

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"iter"
+	"time"
 
 	"github.com/strata-nix/strata/fusefs"
 	"github.com/strata-nix/strata/nar"
@@ -79,11 +80,15 @@ func (s *Store) listingOf(ctx context.Context, info *store.PathInfo) *fusefs.Tre
 	}
 	for _, from := range s.origins(ctx) {
 		lister, ok := store.As[Lister](from.Store)
-		if !ok {
+		if !ok || from.rests() {
 			continue
 		}
-		l, err := lister.NarListing(ctx, p)
+		began := time.Now()
+		l, err := question(ctx, s, from, largeAnswer, func(ctx context.Context) (*nar.Listing, error) { return lister.NarListing(ctx, p) })
 		if err != nil {
+			if ctx.Err() == nil {
+				from.delays(began)
+			}
 			continue // the object itself says more, and why it cannot be had
 		}
 		t, err := treeOfListing(l)

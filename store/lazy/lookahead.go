@@ -29,7 +29,7 @@ func (o *Objects) LookAhead(ctx context.Context) {
 	defer all.Wait()
 	if !o.s.o.Offline {
 		// Before somebody asks for an object: by then there are connections, too. What goes wrong is said when somebody does.
-		all.Go(func() { o.s.greet(ctx, func(Origin) bool { return true }) })
+		all.Go(func() { o.s.greet(ctx, func(*origin) bool { return true }) })
 	}
 	lookups, follows := make(chan struct{}, aheadLookups), make(chan struct{}, aheadFollowed)
 	start := func(turn chan struct{}, do func()) {

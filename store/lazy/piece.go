@@ -189,6 +189,7 @@ func (pt *partial) obtain(ctx context.Context, j *pieceJob) error {
 			others = true
 			continue
 		}
+		began := time.Now()
 		err := pt.obtainFrom(ctx, from, ranges, j)
 		var lacks *store.InvalidPathError
 		var garbled *compress.Error
@@ -205,7 +206,7 @@ func (pt *partial) obtain(ctx context.Context, j *pieceJob) error {
 			s.count.refused.Add(1)
 		}
 		if !errors.As(err, &lacks) {
-			s.blame(from, err)
+			s.blame(from, began, err)
 		}
 		errs = append(errs, err)
 	}

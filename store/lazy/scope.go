@@ -7,7 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"strings"
-	"sync"
+	"time"
 
 	"github.com/strata-nix/strata/store"
 	"github.com/strata-nix/strata/storepath"
@@ -18,13 +18,16 @@ import (
 type Scope struct {
 	roots []storepath.Path // nil: a manifest
 
-	mu  sync.Mutex
-	set storepath.Set // nil: not known yet
+	turn   chan struct{} // holds one while somebody finds out the set; nil: it is known
+	set    storepath.Set // nil: not known yet
+	failed failure       // why it could not be found out, until when
 }
 
 // ClosureScope has roots and all that they refer to, directly or not. It is found out when it is
 // first needed; while an origin cannot be asked, nothing can be told of any path.
-func ClosureScope(roots ...storepath.Path) *Scope { return &Scope{roots: roots} }
+func ClosureScope(roots ...storepath.Path) *Scope {
+	return &Scope{roots: roots, turn: make(chan struct{}, 1)}
+}
 
 // MaxManifest bounds the bytes of a manifest: of 10^7 paths.
 const MaxManifest = 1 << 30
@@ -53,16 +56,31 @@ func ParseManifest(name string, dir storepath.Dir, text []byte) (*Scope, error) 
 	return &Scope{set: set}, nil
 }
 
-// members gives the set.
+// members gives the set. Who has waited for somebody who could not find it out does not try once more.
 func (sc *Scope) members(ctx context.Context, s *Store) (storepath.Set, error) {
-	sc.mu.Lock()
-	defer sc.mu.Unlock()
-	if sc.set != nil {
+	if sc.turn == nil {
 		return sc.set, nil
+	}
+	came := time.Now()
+	select {
+	case sc.turn <- struct{}{}:
+		defer func() { <-sc.turn }()
+	case <-ctx.Done():
+		return nil, context.Cause(ctx)
+	}
+	switch {
+	case sc.set != nil:
+		return sc.set, nil
+	case came.Before(sc.failed.until):
+		return nil, sc.failed.err
 	}
 	infos, err := store.Closure(ctx, unscoped{s}, sc.roots)
 	if err != nil {
-		return nil, fmt.Errorf("finding what is pinned: %w", err)
+		err = fmt.Errorf("finding what is pinned: %w", err)
+		if ctx.Err() == nil {
+			sc.failed = failure{err, time.Now()}
+		}
+		return nil, err
 	}
 	set := make(storepath.Set, len(infos))
 	for _, info := range infos {

@@ -119,8 +119,9 @@ func (s *Store) account(ctx context.Context) func(bytes int) {
 	}
 }
 
-// blame notes that an origin failed.
-func (s *Store) blame(from *origin, err error) {
+// blame notes that an origin failed at what began then.
+func (s *Store) blame(from *origin, began time.Time, err error) {
+	from.delays(began)
 	s.health.mu.Lock()
 	defer s.health.mu.Unlock()
 	o := s.health.of(from.Store.URI())

@@ -20,6 +20,7 @@ import (
 // Store is a store whose objects arrive when they are read.
 type Store struct {
 	o       Options
+	from    []*origin // as in the options
 	count   counters
 	health  health
 	through through
@@ -54,7 +55,8 @@ var _ interface {
 type origin struct {
 	Origin
 	indexes  asking
-	unsigned atomic.Bool // somebody has been told that it has what no key has signed
+	unsigned atomic.Bool  // somebody has been told that it has what no key has signed
+	rest     atomic.Int64 // until then it is asked last, in nanoseconds since 1970
 }
 
 // Open makes a store. It asks nobody anything, so that a store can be opened whose
@@ -74,7 +76,11 @@ func Open(o Options) (*Store, error) {
 			return nil, &store.UnsupportedError{Op: "giving the contents of objects", Store: from.Store.URI()}
 		}
 	}
-	return &Store{o: o}, nil
+	s := &Store{o: o}
+	for _, from := range o.Origins {
+		s.from = append(s.from, &origin{Origin: from})
+	}
+	return s, nil
 }
 
 // Dir is the store directory.
@@ -237,7 +243,7 @@ func (s *Store) PathFromHashPart(ctx context.Context, hashPart string) (storepat
 		if !ok {
 			continue
 		}
-		p, err := q.PathFromHashPart(ctx, hashPart)
+		p, err := question(ctx, s, from, 1, func(ctx context.Context) (storepath.Path, error) { return q.PathFromHashPart(ctx, hashPart) })
 		if err != nil {
 			errs = append(errs, err)
 			continue
@@ -310,7 +316,7 @@ func (s *Store) Realisations(ctx context.Context, ids []store.DrvOutput) ([]*sto
 		if !ok {
 			continue
 		}
-		found, err := q.Realisations(ctx, ids)
+		found, err := question(ctx, s, from, len(ids), func(ctx context.Context) ([]*store.Realisation, error) { return q.Realisations(ctx, ids) })
 		if err != nil {
 			return nil, err
 		}

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"io"
 	"sync"
+	"time"
 
 	"github.com/strata-nix/strata/fileindex"
 	"github.com/strata-nix/strata/fusefs"
@@ -135,6 +136,7 @@ func (s *Store) passThrough(ctx context.Context, info *store.PathInfo, tree *fus
 	}
 	var errs []error
 	for _, origin := range s.origins(ctx) {
+		began := time.Now()
 		ps, err := s.passFrom(ctx, origin, info, from, to)
 		if err == nil {
 			s.count.through.Add(1)
@@ -145,7 +147,7 @@ func (s *Store) passThrough(ctx context.Context, info *store.PathInfo, tree *fus
 		if ctx.Err() != nil {
 			return nil, context.Cause(ctx)
 		}
-		s.blame(origin, err)
+		s.blame(origin, began, err)
 		errs = append(errs, err)
 	}
 	err = s.unavailable(info.Path, errs)

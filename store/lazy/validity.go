@@ -8,6 +8,7 @@ import (
 	"math"
 	"slices"
 	"sync"
+	"time"
 
 	"github.com/strata-nix/strata/nixhash"
 	"github.com/strata-nix/strata/store"
@@ -73,7 +74,10 @@ func (s *Store) ask(ctx context.Context, paths []storepath.Path) (found map[stor
 		if len(rest) == 0 {
 			break
 		}
-		infos, err := from.Store.PathInfos(ctx, rest)
+		began, these := time.Now(), rest
+		infos, err := question(ctx, s, from, len(these), func(ctx context.Context) ([]*store.PathInfo, error) {
+			return from.Store.PathInfos(ctx, these)
+		})
 		if ctx.Err() != nil {
 			return nil, nil, context.Cause(ctx)
 		}
@@ -81,7 +85,7 @@ func (s *Store) ask(ctx context.Context, paths []storepath.Path) (found map[stor
 		isPartial := errors.As(err, &partial)
 		if err != nil && !isPartial {
 			s.count.unanswered.Add(1)
-			s.blame(from, err)
+			s.blame(from, began, err)
 		}
 		var next []storepath.Path
 		for i, p := range rest {
@@ -107,37 +111,51 @@ func (s *Store) ask(ctx context.Context, paths []storepath.Path) (found map[stor
 	return found, errs, nil
 }
 
-// origins are in the order in which they are asked. None are when offline.
+// origins are in the order in which they are asked: by priority, and last those for which everything would wait as long as
+// it did a moment ago. None are when offline.
 func (s *Store) origins(ctx context.Context) []*origin {
 	if s.o.Offline {
 		return nil
 	}
 	s.ranking.Lock()
-	defer s.ranking.Unlock()
-	if s.ranked != nil {
-		return s.ranked
+	ranked := s.ranked
+	s.ranking.Unlock()
+	if ranked == nil {
+		ranked = s.rank(ctx)
 	}
-	all := make([]*origin, len(s.o.Origins))
-	rank := map[*origin]int{}
-	known := true
-	var said []advertised
-	if len(all) > 1 {
-		said = s.greet(ctx, func(o Origin) bool { return o.Priority == nil })
-	}
-	for i, from := range s.o.Origins {
-		all[i] = &origin{Origin: from}
-		rank[all[i]] = unknownPriority
-		if from.Priority != nil {
-			rank[all[i]] = *from.Priority
-		} else if said != nil && said[i].asked {
-			if known = known && said[i].err == nil; said[i].err == nil {
-				rank[all[i]] = said[i].priority
-			}
+	var first, last []*origin
+	for _, from := range ranked {
+		if from.rests() {
+			last = append(last, from)
+		} else {
+			first = append(first, from)
 		}
 	}
+	return append(first, last...)
+}
+
+// rank sorts the origins by priority, and remembers that once all of them are known.
+func (s *Store) rank(ctx context.Context) []*origin {
+	asks := func(from *origin) bool { return len(s.from) > 1 && from.Priority == nil && !from.rests() }
+	said := s.greet(ctx, asks)
+	rank, known := map[*origin]int{}, true
+	for i, from := range s.from {
+		rank[from] = unknownPriority
+		switch {
+		case from.Priority != nil:
+			rank[from] = *from.Priority
+		case said[i].asked && said[i].err == nil:
+			rank[from] = said[i].priority
+		case said[i].asked, len(s.from) > 1 && from.rests():
+			known = false
+		}
+	}
+	all := slices.Clone(s.from)
 	slices.SortStableFunc(all, func(a, b *origin) int { return cmp.Compare(rank[a], rank[b]) })
 	if known {
+		s.ranking.Lock()
 		s.ranked = all
+		s.ranking.Unlock()
 	}
 	return all
 }
@@ -151,22 +169,49 @@ type advertised struct {
 
 // greet asks origins how they want to be used, all at once: each answers nothing else before it was asked that. The answers
 // are in the order of the options.
-func (s *Store) greet(ctx context.Context, which func(Origin) bool) []advertised {
-	said := make([]advertised, len(s.o.Origins))
+func (s *Store) greet(ctx context.Context, which func(*origin) bool) []advertised {
+	said := make([]advertised, len(s.from))
 	var all sync.WaitGroup
-	for i, from := range s.o.Origins {
+	for i, from := range s.from {
 		a, ok := store.As[store.Advertiser](from.Store)
 		if !ok || !which(from) {
 			continue
 		}
 		all.Go(func() {
+			began := time.Now()
 			said[i].asked = true
-			said[i].priority, _, said[i].err = a.Advertise(ctx)
+			said[i].priority, said[i].err = question(ctx, s, from, 1, func(ctx context.Context) (int, error) {
+				priority, _, err := a.Advertise(ctx)
+				return priority, err
+			})
+			if said[i].err != nil && ctx.Err() == nil {
+				from.delays(began)
+			}
 		})
 	}
 	all.Wait()
 	return said
 }
+
+// An origin that has kept somebody waiting in vain for so long is asked last for a while, if there are others: not everything
+// is to wait for it.
+const (
+	restAfter = time.Second
+	restFor   = time.Minute
+)
+
+// delays notes that what began then has failed.
+func (o *origin) delays(began time.Time) {
+	if now := time.Now(); now.Sub(began) > restAfter {
+		o.rest.Store(now.Add(restFor).UnixNano())
+	}
+}
+
+// rests tells whether it is to be asked last.
+func (o *origin) rests() bool { return time.Now().UnixNano() < o.rest.Load() }
+
+// spares tells whether an origin is not to be asked for what one can do without, as there are others.
+func (s *Store) spares(from *origin) bool { return len(s.from) > 1 && from.rests() }
 
 // unknownPriority is that of an origin that does not say, or cannot be asked now.
 const unknownPriority = math.MaxInt32
