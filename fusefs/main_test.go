@@ -8,6 +8,7 @@ import (
 	"log/slog"
 	"os"
 	"os/exec"
+	"os/signal"
 	"path/filepath"
 	"slices"
 	"sync"
@@ -38,11 +39,16 @@ func TestMain(m *testing.M) {
 	src, err := newDirSource(dir)
 	if err == nil {
 		c := fusefs.NewConn(os.NewFile(3, "/dev/fuse"))
-		err = fusefs.Serve(context.Background(), c, src, fusefs.ServeOptions{
+		ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGTERM)
+		defer stop()
+		err = fusefs.Serve(ctx, c, src, fusefs.ServeOptions{
 			TakeOver: fusefs.Takeover{After: os.Getenv(takeOverVar) != ""},
 			UID:      uint32(os.Geteuid()), GID: uint32(os.Getegid()),
 			Log: slog.New(slog.NewTextHandler(os.Stderr, nil)),
 		})
+		if ctx.Err() != nil {
+			err = nil // it was told to end
+		}
 	}
 	if err != nil {
 		fmt.Fprintln(os.Stderr, err)

@@ -34,7 +34,7 @@ func Serve(ctx context.Context, c *Conn, src Source, o ServeOptions) error {
 	}
 	ctx, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
-	s := &server{conn: c, src: src, o: o, ctx: ctx, calls: map[uint64]*call{}}
+	s := &server{conn: c, src: src, o: o, ctx: ctx, calls: map[uint64]*call{}, ended: make(chan struct{}), left: make(chan struct{})}
 	if o.TakeOver.After {
 		if err := c.resend(); err != nil && !errors.Is(err, unix.EINVAL) {
 			return fmt.Errorf("taking over a FUSE connection: %w", err)
@@ -44,7 +44,14 @@ func Serve(ctx context.Context, c *Conn, src Source, o ServeOptions) error {
 	s.readers.Add(1)
 	s.waiting.Add(1)
 	go s.loop()
-	s.readers.Wait()
+	go func() {
+		s.readers.Wait()
+		close(s.ended)
+	}()
+	select {
+	case <-s.ended:
+	case <-s.left:
+	}
 	if !stop() {
 		return context.Cause(ctx)
 	}
@@ -57,9 +64,12 @@ type server struct {
 	o    ServeOptions
 	ctx  context.Context //nolint:containedctx // of Serve, whose body the goroutines are
 
-	readers sync.WaitGroup
-	waiting atomic.Int32 // readers that wait for a request, or are about to
-	stopped atomic.Bool
+	readers  sync.WaitGroup
+	ended    chan struct{} // closed when there are none any more
+	left     chan struct{} // closed when those that there are wait in vain, and are left where they are
+	waiting  atomic.Int32  // readers that wait for a request, or are about to
+	handling atomic.Int32  // readers that may be answering one
+	stopped  atomic.Bool
 
 	mu    sync.Mutex
 	err   error            // why a reader gave up
@@ -86,8 +96,10 @@ func (s *server) loop() {
 			s.fail(err)
 			return
 		}
+		s.handling.Add(1)
 		if s.stopped.Load() {
 			// Whatever this was, nobody has answered it, and the successor gets it again.
+			s.handling.Add(-1)
 			return
 		}
 		if left == 0 {
@@ -96,6 +108,7 @@ func (s *server) loop() {
 			go s.loop()
 		}
 		r.handle(n)
+		s.handling.Add(-1)
 		if s.waiting.Add(1) > maxIdle || s.stopped.Load() {
 			s.waiting.Add(-1)
 			return
@@ -114,22 +127,25 @@ func readBuffer() []byte {
 	return b
 }
 
-// stop makes all readers return.
+// stop makes all readers return. Some kernels (6.18 is one) let nobody wake those that wait for a request. If what one of them takes is
+// asked for again, they are left waiting as soon as all others have ended.
 func (s *server) stop() {
 	s.stopped.Store(true)
-	done := make(chan struct{})
-	go func() {
-		s.readers.Wait()
-		close(done)
-	}()
+	deaf := false
 	for pause := time.Millisecond; ; pause = min(2*pause, 100*time.Millisecond) {
 		for range s.waiting.Load() {
-			if s.conn.wake() != nil {
+			if err := s.conn.wake(); errors.Is(err, unix.EINVAL) {
+				deaf = true
+			} else if err != nil {
 				return // the mount is gone, and the readers know
 			}
 		}
+		if deaf && s.handling.Load() == 0 && s.conn.resend() == nil {
+			close(s.left)
+			return
+		}
 		select {
-		case <-done:
+		case <-s.ended:
 			return
 		case <-time.After(pause):
 		}

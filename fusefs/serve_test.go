@@ -269,6 +269,50 @@ func TestServerIsReplaced(t *testing.T) {
 	sameTrees(t, objects, s.at)
 }
 
+// A server that is told to end does so by itself, whatever it is doing, and nobody notices but by waiting.
+func TestServerGivesWay(t *testing.T) {
+	testenv.FUSE(t)
+	if !testenv.Isolate(t, testenv.Namespace{}) {
+		return
+	}
+	objects := makeObjects(t)
+	s := serve(t, objects)
+	late := exec.Command("cat", filepath.Join(s.at, "late")) // it waits for an answer
+	late.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
+	var said bytes.Buffer
+	late.Stdout, late.Stderr = &said, &said
+	if err := late.Start(); err != nil {
+		t.Fatal(err)
+	}
+	for n := range 10 {
+		// Each time the kernel asks anew for what is not there, and so the server is at work.
+		if out, err := exec.Command("cat", filepath.Join(s.at, "nothing")).CombinedOutput(); err == nil || !strings.Contains(string(out), "No such file") {
+			t.Errorf("%q, %v", out, err)
+		}
+		ended := make(chan error, 1)
+		server := s.server
+		go func() { ended <- server.Wait() }()
+		if err := server.Process.Signal(syscall.SIGTERM); err != nil {
+			t.Fatal(err)
+		}
+		select {
+		case err := <-ended:
+			if err != nil {
+				t.Errorf("after %d others: %v", n, err)
+			}
+		case <-time.After(20 * time.Second):
+			t.Fatal("it does not end")
+		}
+		s.start(true)
+	}
+	if err := os.WriteFile(filepath.Join(objects, "late"), nil, 0o444); err != nil {
+		t.Fatal(err)
+	}
+	if err := late.Wait(); err != nil || said.String() != "an object that is a file" {
+		t.Errorf("%v: %s", err, said.String())
+	}
+}
+
 // readAgain reads a file, past what the kernel keeps of it, until SIGTERM, and compares it with
 // another one.
 func readAgain(path, other string) {

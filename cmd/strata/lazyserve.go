@@ -112,7 +112,7 @@ func runLazyServe(ctx context.Context, g *globals, o lazyServeOptions) (err erro
 		// The same at all times: what is new shows by itself, and an overlay need not look again.
 		RootTime: time.Unix(1, 0),
 	})
-	if errors.Is(err, context.Canceled) {
+	if ctx.Err() != nil {
 		return nil // it is to end
 	}
 	return err
