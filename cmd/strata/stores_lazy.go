@@ -53,7 +53,7 @@ func (c *config) openLazy(ctx context.Context, ref store.Reference) (_ *lazyStor
 		Log:      c.log,
 	}
 	if o.Verify, err = lazy.ParseVerify(p.text("verify", "")); err != nil {
-		p.fail("verify", "%v", err)
+		p.fail("verify", "has value %v", err)
 	}
 	cache := c.lazyCache(p, o.Dir)
 	froms := p.texts("from")
