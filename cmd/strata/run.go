@@ -12,6 +12,7 @@ import (
 	"strings"
 	"syscall"
 	"time"
+	"unsafe"
 
 	"github.com/spf13/cobra"
 	"github.com/spf13/pflag"
@@ -122,9 +123,17 @@ func passOn(s syscall.WaitStatus) error {
 	}
 	_ = unix.Prctl(unix.PR_SET_DUMPABLE, 0, 0, 0, 0) // the child has left its core, if it was to
 	signal.Reset(s.Signal())
+	defaultAction(s.Signal())
 	_ = unix.Kill(os.Getpid(), s.Signal())
 	time.Sleep(time.Second) // until it arrives
 	return exitStatus(128 + int(s.Signal()))
+}
+
+// defaultAction undoes what the runtime of the language does with a signal at all times, such as SIGSEGV and SIGQUIT: it tells where its own
+// goroutines are, and ends with a status of its own. Source: rt_sigaction(2); SIG_DFL is 0.
+func defaultAction(s syscall.Signal) {
+	var action [4]uint64 // not smaller than the kernel's on any machine
+	_, _, _ = unix.RawSyscall6(unix.SYS_RT_SIGACTION, uintptr(s), uintptr(unsafe.Pointer(&action)), 0, 8, 0, 0)
 }
 
 // runConfig is what the file and the flags say, with what 'strata run' takes else.
