@@ -28,7 +28,10 @@ func RuntimeDir() string {
 		return dir
 	}
 	uid := os.Geteuid()
-	outer := userns.OuterUID(uid)
+	outer := uid // of a user whom 'strata run' has given back his number
+	if uid == 0 {
+		outer = userns.OuterUID(uid)
+	}
 	if uid == 0 && (outer == 0 || unix.Faccessat(unix.AT_FDCWD, filepath.Dir(systemRuntimeDir), unix.W_OK, unix.AT_EACCESS) == nil) {
 		return systemRuntimeDir
 	}
