@@ -1,12 +1,14 @@
 package main
 
 import (
+	"context"
 	"io"
 	"os"
 	"os/exec"
 	"path/filepath"
 	"strings"
 	"testing"
+	"time"
 
 	"golang.org/x/sys/unix"
 
@@ -75,5 +77,43 @@ func TestLazyMountEndsThoughItIsUsed(t *testing.T) {
 		if !strings.Contains(held.Output(), "ended") {
 			t.Errorf("%s: %q", name, held.Output())
 		}
+	}
+}
+
+// On a disk that is full a mount has another server as on any other.
+func TestLazyMountIsTakenOverOnAFullDisk(t *testing.T) {
+	testenv.Long(t)
+	if !testenv.Isolate(t, testenv.Namespace{}) {
+		return
+	}
+	w := newLazyWorld(t, "gzip-1.12")
+	at := w.path("mnt")
+	p := w.mount(at)
+	gzip := w.object("gzip-1.12")
+	w.same(at, gzip)
+	first := w.server()
+	// Where those are noted who use the cache there is no room for another one.
+	users, err := filepath.Glob(w.path("cache/*/users"))
+	if err != nil || len(users) != 1 {
+		t.Fatalf("%q, %v", users, err)
+	}
+	if err := unix.Mount("full", users[0], "tmpfs", 0, "size=4k"); err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = unix.Unmount(users[0], unix.MNT_DETACH) }()
+	if err := os.WriteFile(filepath.Join(users[0], "filler.socket"), make([]byte, 4096), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if err := unix.Kill(first, unix.SIGKILL); err != nil {
+		t.Fatal(err)
+	}
+	ctx, cancel := context.WithTimeout(t.Context(), 20*time.Second)
+	defer cancel()
+	if out, err := exec.CommandContext(ctx, "ls", filepath.Join(at, w.object("libc6-2.36"))).CombinedOutput(); err != nil {
+		t.Fatalf("%v: %s", err, out)
+	}
+	w.same(at, w.objects...)
+	if err := p.Stop(); err != nil {
+		t.Error(err)
 	}
 }

@@ -90,10 +90,7 @@ func runLazyServe(ctx context.Context, g *globals, o lazyServeOptions) (err erro
 			g.log().Warn(fmt.Sprintf("nobody can ask for whom things came: %v", err))
 		}
 	})
-	done, err := st.cache.Register(ctx, lazy.User{Dirs: []string{st.RealDir()}})
-	if err != nil {
-		return err
-	}
+	done := useCache(ctx, g, st)
 	defer func() { err = errors.Join(err, done()) }()
 	if o.socket != "" {
 		listeners, err := listen(o.socket)
@@ -116,4 +113,41 @@ func runLazyServe(ctx context.Context, g *globals, o lazyServeOptions) (err erro
 		return nil // it is to end
 	}
 	return err
+}
+
+// useAgain is how often it is tried to tell that a mount uses its cache, if that cannot be told.
+const useAgain = 10 * time.Second
+
+// useCache tells those who evict objects that a mount uses them, until done is called. On a disk that is full that cannot be told
+// before there is room; meanwhile the mount is served all the same, and what goes comes again.
+func useCache(ctx context.Context, g *globals, st *lazyStore) (done func() error) {
+	user := lazy.User{Dirs: []string{st.RealDir()}}
+	done, err := st.cache.Register(ctx, user)
+	if err == nil {
+		return done
+	}
+	g.log().Warn(fmt.Sprintf("objects may be evicted though the mount uses them: %v", err))
+	again, cancel := context.WithCancel(ctx)
+	told := make(chan func() error, 1)
+	go func() {
+		defer close(told)
+		for {
+			select {
+			case <-again.Done():
+				return
+			case <-time.After(useAgain):
+			}
+			if done, err := st.cache.Register(ctx, user); err == nil {
+				told <- done
+				return
+			}
+		}
+	}()
+	return func() error {
+		cancel()
+		if done := <-told; done != nil {
+			return done()
+		}
+		return nil
+	}
 }
