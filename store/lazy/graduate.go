@@ -179,18 +179,14 @@ func (pt *partial) linkFile(ctx context.Context, st *stage, n uint32, at string)
 	c := pt.o.s.o.Cache
 	node := pt.x.Contents.Tree().Node(n)
 	if node.Size > 0 {
-		name := c.fileName(pt.x.Contents, n)
-		err := os.Link(name, at)
+		err := st.link(pt.x.Contents, n, at)
 		if os.IsNotExist(err) && c.completeFile(ctx, pt.x.Contents, n) == nil {
-			err = os.Link(name, at) // several processes had each a part of it come
-		}
-		if err == nil {
-			st.noteAlone(at)
+			err = st.link(pt.x.Contents, n, at) // several processes had each a part of it come
 		}
 		if err == nil || os.IsNotExist(err) {
 			return err
 		}
-		return copyFile(name, at)
+		return copyFile(c.fileName(pt.x.Contents, n), at)
 	}
 	mode := os.FileMode(0o444)
 	if node.Kind == fusefs.Executable {

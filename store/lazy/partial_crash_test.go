@@ -9,6 +9,7 @@ import (
 	"path/filepath"
 	"slices"
 	"strconv"
+	"sync"
 	"testing"
 
 	"golang.org/x/sys/unix"
@@ -81,25 +82,8 @@ var crashFiles = map[string]string{"bin/hello": "hello", "lib/big": noise(7, 300
 // complete is whole.
 func TestKilledBetweenParts(t *testing.T) {
 	in := testenv.Scratch(t)
-	objects, err := objstore.NewDirectory(filepath.Join(in, "from"))
-	if err != nil {
-		t.Fatal(err)
-	}
-	form := forms["zstd"]
-	form.URI, form.WriteIndex = "file://"+in, true
-	from, err := binarycache.Open(objects, form)
-	if err != nil {
-		t.Fatal(err)
-	}
-	var paths []storepath.Path
-	for _, name := range []string{"a", "b"} { // the second one has all of its files from the first
-		o := storetest.Tree(t, dir, name, crashFiles)
-		paths = append(paths, o.Path())
-		if err := from.Add(t.Context(), o.Info, o.Reader(), store.AddOptions{NoCheckSigs: true}); err != nil {
-			t.Fatal(err)
-		}
-	}
-	step := 2 // the marks repeat, file by file
+	paths := sameFiles(t, in, "a", "b") // the second one has all of its files from the first
+	step := 2                           // the marks repeat, file by file
 	if testing.Short() {
 		step = 7
 	}
@@ -124,6 +108,29 @@ func TestKilledBetweenParts(t *testing.T) {
 			t.Fatalf("%v: %s", err, out)
 		}
 	}
+}
+
+// sameFiles puts objects with crashFiles into the binary cache that openAt reads from, with their indexes.
+func sameFiles(t *testing.T, in string, names ...string) (paths []storepath.Path) {
+	t.Helper()
+	objects, err := objstore.NewDirectory(filepath.Join(in, "from"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	form := forms["zstd"]
+	form.URI, form.WriteIndex = "file://"+in, true
+	from, err := binarycache.Open(objects, form)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, name := range names {
+		o := storetest.Tree(t, dir, name, crashFiles)
+		paths = append(paths, o.Path())
+		if err := from.Add(t.Context(), o.Info, o.Reader(), store.AddOptions{NoCheckSigs: true}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	return paths
 }
 
 // readWhole is the next process: it reads what the killed one left, and what that had not fetched.
@@ -162,6 +169,48 @@ func readWhole(t *testing.T, in string, paths []storepath.Path) {
 	_, err = c.Evict(t.Context(), lazy.EvictOptions{All: true})
 	if err = errors.Join(err, checkEmpty(filepath.Join(c.Dir(), "tmp"))); err != nil {
 		t.Error(err)
+	}
+}
+
+// Objects that become complete at the same time, with the same files, do not have these counted besides.
+func TestSharedFilesAreCountedOnce(t *testing.T) {
+	in := testenv.Scratch(t)
+	paths := sameFiles(t, in, "a", "b", "c", "d", "e", "f", "g", "h")
+	for range 4 {
+		st, c, err := openAt(in)
+		if err != nil {
+			t.Fatal(err)
+		}
+		objects, err := st.Objects(in)
+		if err != nil {
+			t.Fatal(err)
+		}
+		var readers sync.WaitGroup
+		for _, p := range paths {
+			readers.Go(func() {
+				ob, err := objects.Lookup(t.Context(), p.Base())
+				if err == nil {
+					err = readAll(t.Context(), ob)
+				}
+				if err != nil {
+					t.Error(err)
+				}
+			})
+		}
+		readers.Wait()
+		if err := objects.Close(); err != nil {
+			t.Error(err)
+		}
+		if n := len(here(t, c)); n != len(paths) {
+			t.Errorf("%d objects are complete", n)
+		}
+		countedRight(t, c)
+		if _, err := c.Evict(t.Context(), lazy.EvictOptions{All: true}); err != nil {
+			t.Error(err)
+		}
+		if err := c.Close(); err != nil {
+			t.Error(err)
+		}
 	}
 }
 

@@ -55,9 +55,7 @@ func (st *stage) shareFile(x *fileindex.Contents, n uint32) error {
 		return nil
 	}
 	temporary := filepath.Join(st.dir, ".shared")
-	if err = os.Link(name, temporary); err == nil {
-		st.noteAlone(temporary)
-	}
+	err = st.link(x, n, temporary)
 	if errors.Is(err, unix.EMLINK) {
 		// It has all the names that it can have: from now on it is this one.
 		if err = os.Link(at, temporary); err == nil {
@@ -71,12 +69,20 @@ func (st *stage) shareFile(x *fileindex.Contents, n uint32) error {
 	return errors.Join(replaceIn(temporary, at), ignoreMissing(os.Remove(temporary)))
 }
 
-// noteAlone notes that a file was linked which, if it has one other name now, no complete object had.
-func (st *stage) noteAlone(at string) {
+// link gives a file of the cache a name in the stage, and notes if no complete object had it. Of several objects that get
+// it at once only the first one finds it alone: in turn, since otherwise none of them might.
+func (st *stage) link(x *fileindex.Contents, n uint32, at string) error {
+	turn := st.c.turn(x, n)
+	turn.Lock()
+	defer turn.Unlock()
+	if err := os.Link(st.c.fileName(x, n), at); err != nil {
+		return err
+	}
 	var is unix.Stat_t
 	if unix.Lstat(at, &is) == nil && is.Nlink == 2 {
 		st.alone += onDisk(is.Size)
 	}
+	return nil
 }
 
 // replaceIn renames a file over another one, in a directory that its owner may not be allowed to write to.
