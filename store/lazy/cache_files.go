@@ -274,9 +274,11 @@ func finishFile(f *os.File, name string) error {
 // completeFile gives a file its name of which all chunks should be here; errHoles says that some are not: it was taken away meanwhile,
 // and begun anew. Once it has its name it is not compared any more, so now it is.
 func (c *Cache) completeFile(ctx context.Context, x *fileindex.Contents, node uint32) error {
-	name := c.fileName(x, node)
-	f, err := os.OpenFile(name+partSuffix, os.O_RDWR|unix.O_NOFOLLOW, 0)
+	name, turn := c.fileName(x, node), c.turn(x, node)
+	f, err := os.OpenFile(name+partSuffix, os.O_RDONLY|unix.O_NOFOLLOW, 0) // nobody but root may write to what is finished
 	if err != nil {
+		turn.Lock() // somebody may be between its two names
+		defer turn.Unlock()
 		if _, lerr := os.Lstat(name); lerr == nil {
 			return nil // somebody else has done so
 		}
@@ -286,12 +288,11 @@ func (c *Cache) completeFile(ctx context.Context, x *fileindex.Contents, node ui
 	if !sameContents(ctx, int(f.Fd()), x, node) {
 		return fmt.Errorf("'%s': %w", name, errHoles)
 	}
+	turn.Lock() // while the file is finished, or has neither of its names, nobody goes on with it or begins another one
+	defer turn.Unlock()
 	if err := finishFile(f, name); err != nil {
 		return err
 	}
-	turn := c.turn(x, node)
-	turn.Lock() // while the file has neither of its names nobody begins another one
-	defer turn.Unlock()
 	// What has that name now need not be what was compared.
 	ours := name + ".new-" + rand.Text()
 	if err := os.Rename(name+partSuffix, ours); err != nil {
