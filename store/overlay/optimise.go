@@ -296,6 +296,9 @@ func sameEntries(a, b string) (bool, error) {
 // ownLinks sees to it that the upper layer has a directory of links, which hides those of
 // lowers: to make another link of a file of theirs would copy it up. The first time it makes the
 // kernel look again in any case, as somebody may have been killed before he could.
+//
+// Who may not hide anything, an ordinary user under a mount that root has made, has one that does
+// not: files that have a link in a lower stay as they are then, and the others are made one.
 func (s *Store) ownLinks(ctx context.Context) error {
 	dir := s.upperPath(optimise.LinksName)
 	if !s.lowers.exists(optimise.LinksName) {
@@ -311,13 +314,21 @@ func (s *Store) ownLinks(ctx context.Context) error {
 		return err
 	}
 	if !opaque {
-		if err := os.Mkdir(dir, 0o755); err == nil { //nolint:gosec // as Nix makes it
+		made := os.Mkdir(dir, 0o755) //nolint:gosec // as Nix makes it
+		if made == nil {
 			_ = os.Chmod(dir, 0o755) //nolint:gosec // whatever the umask is
-		} else if !errors.Is(err, fs.ErrExist) {
-			return err
+		} else if !errors.Is(made, fs.ErrExist) {
+			return made
 		}
 		crashpoint.Reached("overlay: links made")
-		if err := overlayfs.MarkComplete(dir); err != nil {
+		err := overlayfs.MarkComplete(dir)
+		if err != nil && made == nil {
+			err = errors.Join(err, os.Remove(dir))
+		}
+		if errors.Is(err, unix.EPERM) {
+			return os.Chmod(filepath.Join(s.RealDir(), optimise.LinksName), 0o755) //nolint:gosec // copies the directory up
+		}
+		if err != nil {
 			return err
 		}
 	}
