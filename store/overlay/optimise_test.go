@@ -161,6 +161,59 @@ func TestAutoOptimiseLinksTheUpperAlone(t *testing.T) {
 	}
 }
 
+// unhidingIn is the world of a child that may not hide anything of lowers.
+const unhidingIn = "STRATA_TEST_OPTIMISE_IN"
+
+// Who may not hide the links of lowers adds all the same, makes the upper's own files one, and leaves those of lowers alone.
+func TestAutoOptimiseWhereNothingCanBeHidden(t *testing.T) {
+	own := map[string]string{"a": "only in the upper", "b": "only in the upper", "same": "in both"}
+	one, two := storetest.Tree(t, storepath.DefaultDir, "one", own), storetest.Tree(t, storepath.DefaultDir, "two", own)
+	if dir := os.Getenv(unhidingIn); dir != "" {
+		w := &world{dir: dir, lowers: []string{filepath.Join(dir, "lower0")}}
+		o := w.options()
+		o.Upper.AutoOptimise = true
+		s, err := overlay.Open(t.Context(), o, w.openLowers(t))
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer s.Close()
+		addTo(t, s, one, two)
+		return
+	}
+	testenv.PrivilegedRoot(t)
+	if !isolated(t) {
+		return
+	}
+	below := storetest.Tree(t, storepath.DefaultDir, "below", map[string]string{"same": "in both", "too": "in both"})
+	w := newWorld(t, 1, func(_ int, s *local.Store) {
+		addTo(t, s, below)
+		if err := s.Optimise(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+	})
+	exe, err := os.Executable()
+	if err != nil {
+		t.Fatal(err)
+	}
+	cmd := exec.Command(testenv.Tool(t, "setpriv"), "--bounding-set", "-sys_admin", "--inh-caps", "-sys_admin", exe, "-test.run=^"+t.Name()+"$")
+	cmd.Env = append(os.Environ(), unhidingIn+"="+w.dir)
+	if out, err := cmd.CombinedOutput(); err != nil {
+		t.Fatalf("%v: %s", err, out)
+	}
+	if opaque, err := overlayfs.IsOpaque(filepath.Join(w.upper(), ".links")); opaque || err != nil {
+		t.Errorf("the links hide others: %t, %v", opaque, err)
+	}
+	for _, o := range []storetest.Object{one, two} {
+		if n := links(t, filepath.Join(w.upper(), o.Path().Base(), "a")); n != 5 {
+			t.Errorf("%s has %d links", o.Path(), n)
+		}
+		w.whole(t, o)
+	}
+	if n := links(t, filepath.Join(w.lowers[0], "nix/store", below.Path().Base(), "same")); n != 3 {
+		t.Errorf("a file of the lower has %d links", n)
+	}
+}
+
 // What a lower has gained leaves the upper, with the links that held its files.
 func TestDuplicatesGiveBackTheirSpace(t *testing.T) {
 	if !isolated(t) {
